@@ -1,0 +1,180 @@
+"""python -m fourfold: list, explain, tree, report, ui, sync, run."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from fourfold.errors import FourfoldError, Refused, debugging, exit_code
+
+EPILOG = """examples:
+  python -m fourfold list method
+  python -m fourfold explain benchmark=digits setting=class_incremental method=ewc
+  python -m fourfold report --csv
+  python -m fourfold ui --port 5000
+
+FOURFOLD_DEBUG=1 shows tracebacks."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status; errors are one line on stderr."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["run"]:
+        return _guarded(lambda: _run(words[1:]))
+    options = _parser().parse_args(words)
+    return _guarded(lambda: options.command(options))
+
+
+def _guarded(command: Any) -> int:
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except FourfoldError as error:
+        if debugging():
+            raise
+        print(f"fourfold: {error}", file=sys.stderr)
+        return exit_code([error.state])
+    except Exception as error:
+        if debugging():
+            raise
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        print(f"fourfold: {type(error).__name__}: {first} (FOURFOLD_DEBUG=1 shows where)", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fourfold",
+        description="What there is, what would run, and what came out. Runs are started by run.py.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    listing = commands.add_parser("list", help="the members of each axis, a line each")
+    listing.add_argument(
+        "axis", nargs="?", metavar="AXIS", help="benchmark | hardware | setting | method | rule | another group"
+    )
+    listing.set_defaults(command=_list)
+
+    explain = commands.add_parser("explain", help="is a cell valid, why, and what would it run")
+    explain.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, e.g. method=ewc")
+    explain.set_defaults(command=_explain)
+
+    tree = commands.add_parser("tree", help="the settings by what they grant, with the methods that apply")
+    tree.set_defaults(command=_tree)
+
+    report = commands.add_parser("report", help="the comparison table of a sweep, from its records")
+    report.add_argument(
+        "sweep", nargs="?", metavar="SWEEP", help="a sweep's id, or the beginning of it (default: the latest)"
+    )
+    report.add_argument("--all", action="store_true", help="all cells on disk instead of one sweep")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a line a row")
+    _output_option(report)
+    report.set_defaults(command=_report, form="text")
+
+    ui = commands.add_parser("ui", help="MLflow's page on the runs, on this machine only")
+    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
+    _tracking_options(ui)
+    ui.set_defaults(command=_ui)
+
+    sync = commands.add_parser("sync", help="bring MLflow up to date with every record on disk")
+    _tracking_options(sync)
+    sync.set_defaults(command=_sync)
+
+    commands.add_parser("run", help="the same as run.py: run OVERRIDE..., or run -m OVERRIDE...", add_help=False)
+    return parser
+
+
+def _output_option(parser: argparse.ArgumentParser) -> None:
+    folder = os.environ.get("FOURFOLD_OUTPUT", "outputs")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path(folder),
+        metavar="DIR",
+        help="where runs left their records (FOURFOLD_OUTPUT; default: outputs)",
+    )
+
+
+def _tracking_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="e.g. tracking=server tracking.uri=http://localhost:5000"
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from fourfold.cli.members import list_text
+
+    print(list_text(options.axis))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from fourfold.cli.explain import explain_text
+
+    text, valid = explain_text(options.overrides)
+    print(text)
+    return 0 if valid else 2
+
+
+def _tree(options: argparse.Namespace) -> int:
+    from fourfold.cli.members import tree_text
+
+    print(tree_text())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from fourfold.report import report
+
+    if options.all and options.sweep:
+        raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
+    print(report(options.output_dir, options.sweep, options.form, options.all))
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from fourfold.cli.ui import serve
+
+    return serve(_tracking(options.overrides), options.output_dir, options.port)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from fourfold.tracking import sync
+
+    if not options.output_dir.is_dir():
+        raise Refused(f"{options.output_dir}: no such folder; runs leave one, or --output-dir names it")
+    done = sync(_tracking(options.overrides), options.output_dir)
+    print(f"{done['sweeps']} sweeps; {done['written']} runs written, {done['kept']} were up to date")
+    return 0
+
+
+def _tracking(overrides: list[str]) -> dict[str, Any]:
+    """The configuration of tracking under these overrides."""
+    from fourfold.composition import compose, plain
+
+    stray = next((word for word in overrides if not word.lstrip("+").startswith(("tracking=", "tracking."))), None)
+    if stray is not None:
+        raise Refused(f"{stray}: only tracking=... and tracking.KEY=... count here")
+    return plain(compose(overrides))["tracking"]
+
+
+def _run(overrides: list[str]) -> int:
+    from fourfold.launch.main import run_command_line
+
+    return run_command_line(overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Workloads: model, data, objective, unit of work. One module a family."""

@@ -1,0 +1,40 @@
+"""Small networks of the learning papers, built from plain layers."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+
+def mlp(shape: Sequence[int], outputs: int, hidden: Sequence[int], width: float) -> nn.Sequential:
+    """Fully connected layers with ReLU: [batch, *shape] -> [batch, outputs] (van de Ven & Tolias 2019: 400, 400)."""
+    sizes = [math.prod(shape), *(max(1, round(units * width)) for units in hidden)]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for into, out in pairwise(sizes):
+        layers += [nn.Linear(into, out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def conv(shape: Sequence[int], outputs: int, channels: Sequence[int], hidden: int, width: float) -> nn.Sequential:
+    """Convolution 3x3, ReLU, max-pooling 2 for each entry of channels, then one hidden layer."""
+    layers: list[nn.Module] = []
+    into, (height, breadth) = shape[0], shape[1:]
+    for count in channels:
+        out = max(1, round(count * width))
+        layers += [nn.Conv2d(into, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        into, height, breadth = out, height // 2, breadth // 2
+    units = max(1, round(hidden * width))
+    layers += [nn.Flatten(), nn.Linear(into * height * breadth, units), nn.ReLU(), nn.Linear(units, outputs)]
+    return nn.Sequential(*layers)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Trainable and frozen parameters, each counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def to_memory_format(network: nn.Module, device: torch.device) -> nn.Module:
+    """Channels-last on accelerators, where convolutions are faster that way."""
+    return network.to(memory_format=torch.channels_last) if device.type != "cpu" else network  # type: ignore[call-overload]

@@ -1,0 +1,54 @@
+"""Image classification: from 8x8 digits to ResNet-50."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from fourfold.benchmarks.interface import Benchmark, SupervisedObjective
+from fourfold.benchmarks.objectives import cross_entropy
+from fourfold.recipe import Recipe
+
+
+class ImageClassification(Benchmark):
+    """Pictures [batch, channels, height, width] to scores [batch, classes]."""
+
+    def __init__(self, node: Mapping[str, Any], recipe: Recipe, data_dir: str, seed: int) -> None:
+        super().__init__(node, recipe, data_dir, seed)
+        self.objective = SupervisedObjective(cross_entropy)
+
+    def call_builder(self, build: Callable[..., nn.Module], outputs: int, arguments: dict[str, Any]) -> nn.Module:
+        assert self.sets is not None
+        return build(shape=self.sets.shape, outputs=outputs, **arguments)
+
+    def metric(self) -> MulticlassAccuracy:
+        return MulticlassAccuracy(num_classes=self.outputs, average="micro", validate_args=False)
+
+
+class Scores(nn.Module):
+    """A transformers image model as a plain function of pictures."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.model(pixel_values=pictures).logits
+
+
+def resnet(
+    shape: tuple[int, ...], outputs: int, embedding: int, widths: list[int], depths: list[int], bottleneck: bool
+) -> nn.Module:
+    """ResNet (He et al. 2016), transformers' implementation; ``outputs`` classes."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        num_channels=shape[0],
+        embedding_size=embedding,
+        hidden_sizes=widths,
+        depths=depths,
+        layer_type="bottleneck" if bottleneck else "basic",
+    )
+    config.num_labels = outputs
+    return Scores(ResNetForImageClassification(config))

@@ -1,0 +1,138 @@
+"""Which cells make sense: a setting grants, benchmark, hardware, method and rule offer, each may need.
+
+This is the one mechanism behind refusals, pruning, the applicability table and the tree of settings.
+Nothing here imports torch: facts are plain words in the YAML of each member.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+AXES = ("benchmark", "hardware", "setting", "method")
+
+# What each fact means, for `explain`, `tree` and the documentation. A member from outside may use others.
+FACTS: dict[str, str] = {
+    "owns_loop": "the method may drive its own training loop",
+    "abrupt_contexts": "contexts change at a point, not gradually",
+    "boundaries_train": "the learner is told, while it learns, when a context ends",
+    "boundaries_test": "the learner is told, while it is tested, when a context ends",
+    "task_labels_train": "the context of each training sample is given",
+    "task_labels_test": "the context of each test sample is given",
+    "multiple_epochs": "the data of a context may be seen more than once",
+    "shared_outputs": "all contexts use the same outputs",
+    "stationary": "the distribution of the data does not change",
+    "recurrence": "contexts come back",
+    "pretraining": "there is a phase of training before the stream",
+    "all_data": "the data of all contexts at once; granted to bounds (oracle methods) only",
+    "supervised": "samples come with targets",
+    "classification": "targets are classes",
+    "differentiable": "the model has gradients",
+    "layered": "the model is a plain sequence of layers",
+    "generates": "the model writes its output token by token",
+    "kernel": "one operation to run, without model or data",
+    "evaluation": "there is held-out data to judge by",
+    "gradients": "a rule that fills the gradients",
+    "trained_by_gradients": "a method that learns from gradients",
+    "collectives": "devices can exchange tensors",
+    "fp32": "32-bit floating point",
+    "tf32": "32-bit floating point with 10-bit mantissa products",
+    "bf16": "bfloat16 mixed precision",
+    "fp16": "float16 mixed precision with loss scaling",
+    "fp8": "8-bit floating point products",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """The facts of one chosen member: ``axis`` is its group, e.g. "method/rule"."""
+
+    axis: str
+    name: str
+    gives: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
+    oracle: bool = False
+
+    @classmethod
+    def read(cls, axis: str, node: Mapping[str, Any]) -> "Member":
+        """From the member's configuration; a setting's grants and the others' offers are what it gives."""
+        return cls(
+            axis=axis,
+            name=str(node["name"]),
+            gives=frozenset(node.get("grants") or node.get("offers") or ()),
+            needs=frozenset(node.get("needs") or ()),
+            uses=frozenset(node.get("uses") or ()),
+            oracle=bool(node.get("oracle", False)),
+        )
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """A need of one member that no member of the cell gives."""
+
+    member: Member
+    need: str
+
+
+def members_of(cell: Mapping[str, Any]) -> list[Member]:
+    """The members of a composed cell: the four axes and the rule."""
+    members = [Member.read(axis, cell[axis]) for axis in AXES]
+    rule = cell["method"].get("rule")
+    if rule:
+        members.append(Member.read("method/rule", rule))
+    return members
+
+
+def given(members: Iterable[Member]) -> frozenset[str]:
+    """All facts that hold in a cell of these members."""
+    members = list(members)
+    facts = frozenset().union(*(member.gives for member in members))
+    return facts | {"all_data"} if any(member.oracle for member in members) else facts
+
+
+def unmet(members: Iterable[Member]) -> list[Unmet]:
+    """The needs that are not met; empty if and only if the cell is valid."""
+    members = list(members)
+    facts = given(members)
+    return [Unmet(member, need) for member in members for need in sorted(member.needs - facts)]
+
+
+def explain_unmet(problem: Unmet, members: Iterable[Member], catalogue: Mapping[str, Iterable[Member]]) -> str:
+    """One line: what needs what, who does not give it, and which other choices would.
+
+    ``catalogue`` maps each axis to all of its members.
+    """
+    chosen = {member.axis: member for member in members}
+    givers = {
+        axis: [other.name for other in others if problem.need in other.gives] for axis, others in catalogue.items()
+    }
+    axis = next(
+        (axis for axis in ("setting", "benchmark", "hardware", "method/rule", "method") if givers.get(axis)), None
+    )
+    who = f"{problem.member.axis} {problem.member.name} needs {problem.need}"
+    meaning = FACTS.get(problem.need)
+    if meaning:
+        who += f" ({meaning})"
+    if axis is None:
+        return f"{who}, which no member gives"
+    verb = "grant" if axis == "setting" else "offer"
+    ours = chosen.get(axis)
+    against = f", which {axis} {ours.name} does not {verb}" if ours else ""
+    return f"{who}{against}; these do: {axis}={','.join(sorted(givers[axis]))}"
+
+
+def parents(settings: Iterable[Member]) -> dict[str, list[str]]:
+    """The derived tree: for each node (settings of equal grants are one node), its direct parents.
+
+    A is below B when it grants strictly more. Node names are the settings' names joined by " = ".
+    """
+    nodes: dict[frozenset[str], list[str]] = {}
+    for setting in settings:
+        nodes.setdefault(setting.gives, []).append(setting.name)
+    label = {grants: " = ".join(sorted(names)) for grants, names in nodes.items()}
+    tree = {}
+    for grants in nodes:
+        above = [other for other in nodes if other < grants]
+        direct = [other for other in above if not any(other < between for between in above)]
+        tree[label[grants]] = sorted(label[other] for other in direct)
+    return tree

@@ -1,0 +1,372 @@
+"""From the words of a shell to a checked configuration: compose, check types and ranges, name the cell.
+
+Nothing here imports torch: a refusal, a dry run and shell completion stay quick.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fourfold import compatibility, schema
+from fourfold.errors import NotApplicable, Refused, nearest
+from fourfold.recipe import resolve, will_be_accelerator
+
+CONFIG_NAME = "config"
+
+
+def config_directory() -> Path:
+    """Where conf/ is: beside src/ in a checkout, inside the package in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+def register_resolvers() -> None:
+    """Makes ${fourfold_cell:} the name of the cell's folder.
+
+    ${fourfold_cell:checked} checks the cell first: Hydra makes the folder of a single run before it calls
+    anything of ours, and a refused cell leaves no folder.
+    """
+
+    def name(*words: str, _root_: DictConfig) -> str:
+        if "checked" in words:
+            check(_root_)
+        return cell_name(_root_)
+
+    OmegaConf.register_new_resolver("fourfold_cell", name, replace=True)
+
+
+def compose(overrides: Iterable[str]) -> DictConfig:
+    """The checked configuration of one cell, without Hydra's own node.
+
+    Raises Refused with one line for anything wrong in it.
+    """
+    register_resolvers()
+    with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="fourfold"):
+        config = checked_compose(list(overrides))
+        return without_hydra(config)
+
+
+def checked_compose(overrides: list[str]) -> DictConfig:
+    """Composes within an initialised Hydra, translates its errors, checks; returns Hydra's node too."""
+    try:
+        config = hydra_compose(CONFIG_NAME, overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise Refused(one_line(error, overrides)) from error
+    check(config)
+    return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's own node."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The cell as plain, resolved data.
+
+    Raises Refused if a value is missing or refers to what is not there.
+    """
+    try:
+        container = OmegaConf.to_container(without_hydra(config), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise Refused(one_line(error, [])) from error
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check(config: DictConfig) -> None:
+    """Raises Refused, with the key, the value and what would do, if the configuration makes no sense.
+
+    NotApplicable if every name and value is right, but they do not go together.
+    """
+    cell = plain(config)
+    base = plain(base_configuration(choices_of(config)))
+    check_tuned(config)
+    check_types(cell, base)
+    try:
+        check_applicability(cell)
+        check_numbers(cell)
+    except Refused as error:
+        raise NotApplicable(str(error)) from error
+
+
+def choices_of(config: DictConfig) -> tuple[str, ...]:
+    """The choices of groups that a configuration was composed from, as overrides."""
+    chosen = config.hydra.runtime.choices
+    groups = [group for group in chosen if not group.startswith("hydra/") and group != "tuned"]
+    return tuple(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None)
+
+
+@lru_cache(maxsize=1024)
+def base_configuration(choices: tuple[str, ...]) -> DictConfig:
+    """The same choices without any value from the shell: the source of each value's type."""
+    loader = GlobalHydra.instance().config_loader()
+    return loader.load_configuration(CONFIG_NAME, overrides=list(choices), run_mode=RunMode.RUN)
+
+
+def check_tuned(config: DictConfig) -> None:
+    """An optional default is dropped silently where its file is absent; a choice of the user must not be."""
+    asked = [str(o) for o in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned=", str(o))]
+    for override in asked:
+        name = override.split("=", 1)[1]
+        folder, _, option = name.rpartition("/")
+        options = GlobalHydra.instance().config_loader().get_group_options(f"tuned/{folder}".rstrip("/"))
+        if option not in options:
+            raise Refused(f"tuned={name}: no such tuned values; {folder or 'tuned'} has {', '.join(options) or 'none'}")
+
+
+def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Every value has the type of its schema or of its default, and lies within its range or choices."""
+    top = {key: value for key, value in cell.items() if key != "hydra"}
+    _merge(schema.Cell, top, "")
+    for path, node_type in schema.COMMON.items():
+        node = _select(cell, path)
+        if node is None:
+            continue
+        names = node_type.__dataclass_fields__  # type: ignore[attr-defined]
+        _merge(node_type, {key: value for key, value in node.items() if key in names}, path)
+    for path in ("benchmark.model", "benchmark.data", "setting", "method"):
+        if _select(cell, path):
+            _check_own(_select(cell, path), _select(base, path) or {}, path)
+    for key, choices in schema.CHOICES.items():
+        value = _select(cell, key)
+        if value not in choices:
+            raise Refused(f"{key}={value}: choose one of {', '.join(choices)}{nearest(str(value), choices)}")
+    for key, (low, high) in schema.RANGES.items():
+        value = _select(cell, key)
+        if value is not None and not low <= value <= high:
+            raise Refused(f"{key}={value}: must be between {low:g} and {high:g}")
+    batch = cell["batch"]
+    if batch != "default" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise Refused(f"batch={batch}: must be default or a whole number above 0")
+
+
+def _merge(node_type: type, values: Mapping[str, Any], path: str) -> None:
+    try:
+        OmegaConf.merge(OmegaConf.structured(node_type), values)
+    except OmegaConfBaseException as error:
+        key = ".".join(part for part in (path, error.full_key or "") if part)
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise Refused(f"{key}={_select({'': values}, '.' + (error.full_key or ''))}: {reason}") from error
+
+
+def _check_own(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> None:
+    """The keys that belong to one member: type from its default, range or choices from its ``limits``."""
+    limits = node.get("limits") or {}
+    common = getattr(schema.COMMON.get(path), "__dataclass_fields__", {})
+    for key, value in node.items():
+        if key in common or key in ("limits", "sizes", "_target_", "rule"):
+            continue
+        problem = _type_problem(value, base.get(key), limits.get(key))
+        if problem:
+            raise Refused(f"{path}.{key}={_shown(value)}: {problem}")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def _type_problem(value: Any, default: Any, limit: Any) -> str | None:
+    if limit == "any":
+        return None
+    if value is None:
+        return None if default is None else f"must be {_type_name(default)}"
+    if limit and isinstance(limit[0], list):
+        bad = value if not isinstance(value, list) else next((item for item in value if item not in limit[0]), None)
+        return None if bad is None else f"must be a list of {', '.join(map(str, limit[0]))}"
+    if limit and all(isinstance(item, str) for item in limit):
+        return None if value in limit else f"choose one of {', '.join(limit)}{nearest(str(value), limit)}"
+    if limit:
+        whole = isinstance(limit[0], int) and not isinstance(default, float)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            return f"must be {'a whole number' if whole else 'a number'}"
+        if not limit[0] <= value <= limit[1]:
+            return f"must be between {limit[0]:g} and {limit[1]:g}"
+        return None
+    if default is None:
+        return None
+    accepted: Any = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        return f"must be {_type_name(default)}"
+    if isinstance(default, list) and default:
+        bad = next((item for item in value if _type_problem(item, default[0], None)), None)
+        return None if bad is None else f"{bad} must be {_type_name(default[0])}"
+    return None
+
+
+def _type_name(default: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", list: "a list"}
+    return names.get(type(default), "a group of values")
+
+
+def check_applicability(cell: Mapping[str, Any]) -> None:
+    """Raises Refused if a need of a member is not met, saying which choices would meet it."""
+    members = compatibility.members_of(cell)
+    problems = compatibility.unmet(members)
+    if problems:
+        raise Refused(compatibility.explain_unmet(problems[0], members, catalogue()))
+
+
+def check_numbers(cell: Mapping[str, Any]) -> None:
+    """The one numeric check of a cell: what words cannot tell."""
+    setting, benchmark = cell["setting"], cell["benchmark"]
+    classes = (benchmark["data"] or {}).get("classes")
+    if setting.get("split") == "classes" and classes is not None:
+        contexts = setting["contexts"]
+        if contexts > classes:
+            raise Refused(
+                f"setting.contexts={contexts}: {benchmark['name']} has {classes} classes, one context each at most"
+            )
+        if setting["outputs"] == "shared" and classes % contexts:
+            raise Refused(
+                f"setting.contexts={contexts}: {classes} classes do not divide into contexts of equal size, "
+                "which shared outputs need"
+            )
+        order = setting["class_order"]
+        if isinstance(order, str) and order not in ("seeded", "natural"):
+            raise Refused(f"setting.class_order={order}: choose seeded, natural, or a list of the {classes} classes")
+        if isinstance(order, list) and sorted(map(str, order)) != sorted(map(str, range(classes))):
+            raise Refused(f"setting.class_order={order}: must name each of the classes 0 to {classes - 1} once")
+    accelerator = will_be_accelerator(cell)
+    for possible in (True, False) if accelerator is None else (accelerator,):
+        resolve(cell, possible)
+
+
+# ------------------------------------------------------------------------------------------- catalogue
+
+
+def options(group: str) -> list[str]:
+    """The choices of a config group, without the shared parts (their names begin with an underscore)."""
+    names = GlobalHydra.instance().config_loader().get_group_options(group)
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> dict[str, list[compatibility.Member]]:
+    """All members of each axis, read from their YAML."""
+    loader = GlobalHydra.instance().config_loader()
+    found: dict[str, list[compatibility.Member]] = {}
+    for axis in (*compatibility.AXES, "method/rule"):
+        found[axis] = []
+        for name in options(axis):
+            config = loader.load_configuration(CONFIG_NAME, overrides=[f"{axis}={name}"], run_mode=RunMode.RUN)
+            node = OmegaConf.to_container(OmegaConf.select(config, axis.replace("/", ".")), resolve=False)
+            assert isinstance(node, dict)
+            found[axis].append(compatibility.Member.read(axis, node))  # type: ignore[arg-type]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def identity(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The part of a configuration that decides its result."""
+    cell = plain(config) if isinstance(config, DictConfig) else json.loads(json.dumps(dict(config)))
+    cell.pop("hydra", None)
+    for key in schema.NOT_IDENTITY:
+        *path, last = key.split(".")
+        node = cell
+        for part in path:
+            node = node.get(part, {})
+        node.pop(last, None)
+    return cell
+
+
+def cell_hash(config: Mapping[str, Any] | DictConfig) -> str:
+    """12 hexadecimal digits that name the cell by what decides its result."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def cell_name(config: Mapping[str, Any] | DictConfig) -> str:
+    """The name of the cell's folder: the four axes, the rule if not the usual one, the seed, the hash."""
+    cell = config
+    words = [cell[axis]["name"] for axis in compatibility.AXES]
+    rule = (cell["method"].get("rule") or {}).get("name")
+    if rule not in (None, "none", "backprop"):
+        words.append(rule)
+    return "-".join([*words, f"seed{cell['seed']}", cell_hash(config)])
+
+
+# ----------------------------------------------------------------------------------------------- errors
+
+
+def one_line(error: Exception, overrides: list[str]) -> str:
+    """Hydra's and OmegaConf's errors in one line with the key, the value and the nearest valid name."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        choices = sorted(option for option in error.options if not option.startswith("_"))
+        return f"{group}={name}: no such {group}; choose one of {', '.join(choices)}{nearest(name, choices)}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    first = " ".join(str(error).split("\n")[0].split())
+    unknown = re.match(r"Could not override '([^']+)'", first)
+    no_group = re.match(r"Could not override '([^']+)'\. No match in the defaults list", first)
+    if no_group:
+        return f"{no_group[1]}: no such group{nearest(no_group[1], _groups())}"
+    if unknown:
+        key = unknown[1]
+        value = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").startswith(f"{key}=")), None)
+        said = key if value is None else f"{key}={value}"
+        if isinstance(cause, OmegaConfBaseException) and "not in struct" in str(cause):
+            return f"{said}: no such key{nearest_key(key, _keys_near(overrides))}"
+        return f"{said}: {str(cause).splitlines()[0]}"
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        return f"{missing[1]}: needs a value"
+    return " ".join(part.strip() for part in str(error).splitlines()[:2] if part.strip())
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """Like ``nearest``, but compares keys of the same depth only."""
+    return nearest(key, [other for other in keys if other.count(".") == key.count(".")])
+
+
+def _groups() -> list[str]:
+    try:
+        base = base_configuration(())
+        return [group for group in base.hydra.runtime.choices if not group.startswith("hydra/")]
+    except Exception:
+        return []
+
+
+def _keys_near(overrides: list[str]) -> list[str]:
+    """All keys of the configuration that the choices among the overrides give."""
+    groups = set(_groups())
+    chosen = tuple(o for o in overrides if o.split("=", 1)[0] in groups and "," not in o)
+    try:
+        return list(_flatten(plain(base_configuration(chosen))))
+    except Exception:
+        return []
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in node.items():
+        yield prefix + str(key)
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _select(node: Mapping[str, Any], path: str) -> Any:
+    value: Any = node
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value

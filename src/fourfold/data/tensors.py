@@ -1,0 +1,86 @@
+"""Data in memory: whole batches are gathered by index, there is no per-sample Python."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fourfold.errors import Unavailable
+from fourfold.randomness import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is given and what is expected of it: tensors, or dictionaries of tensors."""
+
+    inputs: Any
+    targets: Any
+
+
+class Data(Protocol):
+    """A data set that can be drawn from by index."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The samples of these indices, ready for the model."""
+        ...
+
+    def to(self, device: torch.device) -> "Data":
+        """The same data on a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """Inputs [n, ...] and class targets [n]; bytes stay bytes until they are drawn, then lie in [0, 1]."""
+
+    inputs: Tensor
+    targets: Tensor
+    prepare: Callable[[Tensor], Tensor] = field(default=lambda inputs: inputs)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, indices: Tensor) -> Batch:
+        inputs = self.inputs[indices]
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float().div_(255)
+        return Batch(self.prepare(inputs), self.targets[indices])
+
+    def to(self, device: torch.device) -> "TensorData":
+        return TensorData(self.inputs.to(device), self.targets.to(device), self.prepare)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training and test parts of a data set of ``classes`` classes and inputs of ``shape`` (without batch)."""
+
+    train: Any
+    test: Any
+    classes: int
+    shape: tuple[int, ...]
+
+
+def choose(data: TensorData, samples: int | None, seed: int) -> TensorData:
+    """A seeded choice of ``samples`` of the data, in their order; all of it for None or more than there is."""
+    if samples is None or samples >= len(data):
+        return data
+    kept = torch.randperm(len(data), generator=generator(seed, "choose"))[:samples].sort().values
+    return TensorData(data.inputs[kept], data.targets[kept], data.prepare)
+
+
+def folder_of(name: str, data_dir: str, elsewhere: tuple[str, ...], remedy: str) -> Path:
+    """The folder that holds a data set: data_dir/name, else a place where the system keeps it.
+
+    Raises Unavailable with the places looked at and how to get the data.
+    """
+    places = [Path(data_dir) / name, *map(Path, elsewhere)]
+    for place in places:
+        if place.is_dir():
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise Unavailable(f"data set {name} is not here (looked in {looked}); {remedy}, or set data_dir or FOURFOLD_DATA")

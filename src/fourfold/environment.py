@@ -1,0 +1,77 @@
+"""Where a cell ran: the machine, the libraries, the state of the code. Taken once, off the hot path."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "submitit",
+    "mlflow",
+    "transformers",
+    "numpy",
+)
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Host, processor, operating system, library versions, scheduler job, git commit and dirtiness."""
+    return {
+        "host": socket.gethostname(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory": _memory(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "job": {
+            key: os.environ[key]
+            for key in ("SLURM_JOB_ID", "SLURMD_NODENAME", "SLURM_JOB_PARTITION")
+            if key in os.environ
+        },
+        "git": _git(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _memory() -> int | None:
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
+def _git() -> dict[str, Any] | None:
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,153 @@
+"""What a method is handed while it learns: devices, meter, budget, named random streams, and its part of the stream."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fourfold import randomness
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.data.tensors import Batch
+from fourfold.errors import Failed
+from fourfold.hardware.engine import Engine
+from fourfold.measure.meter import LOSS_CHUNK, Meter
+from fourfold.measure.until import Until
+from fourfold.recipe import Recipe
+from fourfold.settings.stream import Hidden, Observation, Phase, Stream, batches, steps_in_a_pass
+
+
+class Step:
+    """One step of the stream: what is seen at once, and what is revealed after a prediction."""
+
+    def __init__(self, batch: Batch, task: Tensor | None, units: float, context: int) -> None:
+        self._batch = batch
+        self._told = {} if task is None else {"task": task}
+        self._context = context
+        self.units = units
+
+    @property
+    def observation(self) -> Observation:
+        """The inputs, without their targets."""
+        return Observation(self._batch.inputs, **self._told)
+
+    def reveal(self) -> Observation:
+        """The inputs with their targets."""
+        return Observation(self._batch.inputs, targets=self._batch.targets, **self._told)
+
+
+class Run:
+    """One cell at work. Methods use ``engine``, ``recipe``, ``generator``, ``tick`` and, for parts, ``meter.phase``."""
+
+    def __init__(
+        self,
+        seed: int,
+        benchmark: Benchmark,
+        engine: Engine,
+        recipe: Recipe,
+        until: Until,
+        progress: bool,
+        oracle: bool,
+    ) -> None:
+        self.seed = seed
+        self.benchmark = benchmark
+        self.engine = engine
+        self.recipe = recipe
+        self.until = until
+        self.oracle = oracle
+        self.meter = Meter(engine.device, benchmark.unit)
+        self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A fresh CPU generator for a named stream of this cell; the same names give the same numbers."""
+        return randomness.generator(self.seed, *names)
+
+    def tick(self, step: Step, loss: Tensor | None) -> None:
+        """Ends a step: its units are done, its loss (if any) is kept unread."""
+        self.meter.tick(step.units, loss, step._context)
+        self.bar.update()
+        if self.meter.steps % (4 * LOSS_CHUNK) == 0 and not self.meter.last_losses_finite():
+            raise Failed(f"the loss is not finite after {self.meter.steps} steps", reason="nan")
+
+
+class Experience:
+    """The part of the stream that one call of ``learn`` gets. Iterating it paces, bounds and measures the learning.
+
+    ``prequential``: each step asks for a prediction before its targets are revealed.
+    """
+
+    def __init__(
+        self, stream: Stream, phase: Phase, run: Run, judge_at: dict[int, Callable[[], None]] | None = None
+    ) -> None:
+        self._stream = stream
+        self._phase = phase
+        self._run = run
+        self._judge_at = judge_at or {}
+        self._data = None if stream.train is None else stream.train.to(run.engine.device)
+        self._relabel = _relabel_table(stream, run.engine.device)
+        self.prequential = "prequential" in stream.protocol
+        self.number = phase.index
+
+    def __iter__(self) -> Iterator[Step]:
+        run, phase = self._run, self._phase
+        share = len(phase.contexts) / len(self._stream.contexts)
+        run.until.begin(share, steps_in_a_pass(phase, run.recipe.batch), phase.ordered)
+        source = self._steps()
+        run.meter.start()
+        count = 0
+        while not run.until.over(count, run.meter):
+            step = next(source, None)
+            if step is None:
+                run.until.reason = "data"
+                break
+            yield step
+            count += 1
+            if count in self._judge_at:
+                with run.meter.excluded():
+                    self._judge_at[count]()
+        run.meter.stop()
+
+    def _steps(self) -> Iterator[Step]:
+        if self._data is None:
+            while True:
+                yield Step(Batch(None, None), None, 0.0, 0)
+        for indices, contexts in batches(self._phase, self._run.recipe.batch, self._run.seed):
+            yield self._step(indices, contexts, "task_labels_train")
+
+    def _step(self, indices: Tensor, contexts: Tensor, fact: str) -> Step:
+        assert self._data is not None
+        device = self._run.engine.device
+        batch = self._data.batch(indices.to(device, non_blocking=True))
+        context = int(contexts[0])
+        task = (
+            contexts.to(device, non_blocking=True) if self._relabel is not None or fact in self._stream.grants else None
+        )
+        if self._relabel is not None:
+            batch = Batch(batch.inputs, self._relabel[task, batch.targets])
+        told = task if fact in self._stream.grants else None
+        return Step(batch, told, self._run.benchmark.units(batch), context)
+
+    def everything(self) -> "Experience":
+        """All contexts of the stream at once, shuffled. Only bounds may ask: others are refused by ``Hidden``."""
+        if not self._run.oracle:
+            raise Hidden("the data of all contexts is shown to bounds (oracle methods) only")
+        parts = [context.train for context in self._stream.contexts if context.train is not None]
+        indices = torch.cat(parts)
+        context_of = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
+        whole = Phase(0, tuple(range(len(parts))), indices, context_of)
+        return Experience(self._stream, whole, self._run)
+
+    def sample(self, count: int, name: str, size: int) -> Iterator[Observation]:
+        """A seeded choice of up to ``count`` samples of this experience, in batches of ``size``, with their targets."""
+        assert self._phase.indices is not None
+        assert self._phase.context_of is not None
+        chosen = torch.randperm(len(self._phase.indices), generator=self._run.generator(name, self.number))[:count]
+        for part in chosen.split(size):
+            yield self._step(self._phase.indices[part], self._phase.context_of[part], "task_labels_train").reveal()
+
+
+def _relabel_table(stream: Stream, device: torch.device) -> Tensor | None:
+    """[contexts, classes]: the output of each class in each context; None where outputs are the classes."""
+    tables: list[Any] = [context.relabel for context in stream.contexts]
+    return None if any(table is None for table in tables) else torch.stack(tables).to(device)

@@ -1,0 +1,151 @@
+"""The life of a cell: acquire the device, make the stream, learn and be judged, leave a record."""
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourfold import compatibility
+from fourfold.benchmarks import interface as benchmarks
+from fourfold.benchmarks.models import parameter_count
+from fourfold.composition import cell_name
+from fourfold.environment import environment
+from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
+from fourfold.experience import Experience, Run
+from fourfold.hardware.device import acquire
+from fourfold.hardware.engine import Engine
+from fourfold.measure import memory
+from fourfold.measure.until import Until
+from fourfold.methods import interface as methods
+from fourfold.randomness import seed_of
+from fourfold.recipe import resolve
+from fourfold.record import Record
+from fourfold.rules import interface as rules
+from fourfold.settings import stream as streams
+from fourfold.settings.protocols import evaluate
+from fourfold.settings.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Record:
+    """Runs one cell and leaves its record in ``folder``. Whatever goes wrong is told by the record's state.
+
+    cell: the plain, resolved, checked configuration. Raises OSError if the record cannot be written.
+    """
+    record = Record(cell_name(cell), axes_of(cell), dict(cell), overrides, oracle=bool(cell["method"]["oracle"]))
+    series: dict[str, np.ndarray] = {}
+    try:
+        series = live(cell, record)
+        record.state = DONE
+    except FourfoldError as error:
+        record.state, record.reason, record.message = error.state, error.reason, str(error)
+    except torch.OutOfMemoryError as error:
+        _broke(record, "out of memory", f"{str(error).splitlines()[0]}; a smaller batch= or another precision= may fit")
+    except KeyboardInterrupt:
+        record.state, record.message = INTERRUPTED, "ended by the user"
+    except Exception as error:
+        _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+    record.ended = time.time()
+    record.environment = environment()
+    record.write(folder, series)
+    if record.traceback:
+        log.error("%s", record.traceback)
+    return record
+
+
+def live(cell: Mapping[str, Any], record: Record) -> dict[str, np.ndarray]:
+    """The cell itself, from device to last evaluation. Fills the record as facts become known; returns the series."""
+    begun = time.perf_counter()
+    torch.manual_seed(seed_of(cell["seed"], "global"))
+
+    device = acquire(cell["hardware"])
+    record.evidence, record.device = device.evidence, device.as_dict()
+    recipe = resolve(cell, device.accelerator, list(device.offers))
+    record.recipe = recipe.as_dict()
+    engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"])
+    memory.reset(engine.device)
+
+    benchmark = benchmarks.build(cell, recipe)
+    stream = streams.build(cell["setting"], benchmark, cell["seed"])
+    until = Until(recipe.until, cell["timeout"])
+    run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
+    method = methods.build(cell["method"])
+    method.setup(benchmark, stream.view(engine.device), run, rules.build(cell["method"]["rule"], engine))
+
+    seconds = {"setup": time.perf_counter() - begun, "learn": 0.0, "evaluate": 0.0}
+    processor = time.process_time()
+    try:
+        learn_and_judge(method, stream, run, record, seconds)
+    finally:
+        run.bar.close()
+        series = run.meter.series()
+        network = getattr(method, "network", None)
+        record.measurements = {
+            "unit": benchmark.unit,
+            "steps": run.meter.steps,
+            "units": run.meter.units,
+            "parameters": None if network is None else parameter_count(network),
+            "stopped_by": until.reason,
+            "seconds": {**seconds, **run.meter.phase_seconds()},
+            "cpu_seconds": time.process_time() - processor,
+            "memory": memory.peaks(engine.device),
+            "contexts": stream.describe(),
+        }
+    losses = series["loss"]
+    if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
+        raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
+    return series
+
+
+def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record, seconds: dict[str, float]) -> None:
+    """Learns phase after phase; judges before the first and after each, and at hidden changes within a phase."""
+
+    def judge(after: int) -> None:
+        started = time.perf_counter()
+        record.evaluations += evaluate(method, stream, run.benchmark, run.engine.device, after)
+        seconds["evaluate"] += time.perf_counter() - started
+
+    told = "boundaries_train" in stream.grants
+    if len(stream.contexts) > 1:
+        judge(after=0)
+    for phase in stream.phases:
+        started, judged = time.perf_counter(), seconds["evaluate"]
+        experience = Experience(stream, phase, run, hidden_changes(stream, phase, run, judge))
+        if told:
+            method.begin_context(phase.index)
+        method.learn(experience, run)
+        if told:
+            method.end_context(experience)
+        seconds["learn"] += time.perf_counter() - started - (seconds["evaluate"] - judged)
+        judge(after=phase.contexts[-1] + 1)
+
+
+def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int, Any]:
+    """In a phase that runs through several contexts in order: the steps after which one is over, all but the last."""
+    if not phase.ordered or len(phase.contexts) == 1:
+        return {}
+    ends = np.cumsum([len(stream.contexts[index].train) for index in phase.contexts])[:-1]
+    return {int(end) // run.recipe.batch: lambda after=number + 1: judge(after) for number, end in enumerate(ends)}
+
+
+def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of a cell's members, and its seed."""
+    names = {axis: cell[axis]["name"] for axis in compatibility.AXES}
+    return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
+
+
+def show_progress(asked: str) -> bool:
+    """auto: only where a person watches."""
+    return asked == "on" or (asked == "auto" and sys.stderr.isatty())
+
+
+def _broke(record: Record, reason: str, message: str) -> None:
+    record.state, record.reason, record.message = FAILED, reason, message
+    record.traceback = traceback.format_exc()

@@ -1,0 +1,95 @@
+"""Device, precision, strategy and ranks, carried by Lightning's Fabric; on one device the network stays unwrapped."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from fourfold.errors import Refused
+from fourfold.hardware.device import Device
+
+# Our precisions in Fabric's words. tf32 is fp32 with faster products; fp8 is for kernels that ask for it themselves.
+FABRIC_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp8": "bf16-mixed"}
+
+
+class Engine:
+    """What a method trains with: where tensors live, how a loss goes backward, how an optimizer steps."""
+
+    def __init__(self, device: Device, precision: str, strategy: str, nodes: int = 1) -> None:
+        self.facts = device
+        self.precision = precision
+        self.device = device.torch()
+        self.fabric = Fabric(
+            accelerator=device.kind,
+            devices=device.count,
+            num_nodes=nodes,
+            strategy=_strategy(strategy, device.count * nodes),
+            precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+        )
+        if device.count * nodes > 1:
+            self.fabric.launch()
+            self.device = self.fabric.device
+        # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
+        self.plain = self.fabric.world_size == 1 and FABRIC_PRECISION[precision] == "32-true"
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass and its loss."""
+        return nullcontext() if self.plain else self.fabric.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of the loss to ``.grad``; with fp16, of the scaled loss."""
+        if self.plain:
+            loss.backward()
+        else:
+            self.fabric.backward(loss)
+
+    def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Adds a gradient that did not come through ``backward``; scaled as the others are where fp16 scales them."""
+        scaler = None if self.plain else getattr(self.fabric.strategy.precision, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if parameter.grad is None:
+            parameter.grad = gradient * scale
+        else:
+            parameter.grad.add_(gradient, alpha=scale)
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """The network as it is to be called: unwrapped on one device, else within the strategy."""
+        network = network.to(self.device)
+        if self.fabric.world_size == 1:
+            return network
+        wrapped = self.fabric.setup_module(network)
+        assert isinstance(wrapped, nn.Module)
+        return wrapped
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
+        """The recipe's optimizer over the parameters.
+
+        Raises Refused for a name that torch.optim does not have under these settings.
+        """
+        made = make_optimizer(parameters, recipe)
+        return made if self.plain else self.fabric.setup_optimizers(made)
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """torch.optim's sgd, adam or adamw with the recipe's values."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    rate, decay = recipe["learning_rate"], recipe["weight_decay"] or 0.0
+    if recipe["name"] == "sgd":
+        return torch.optim.SGD(trainable, lr=rate, momentum=recipe["momentum"] or 0.0, weight_decay=decay)
+    if recipe["name"] == "adam":
+        return torch.optim.Adam(trainable, lr=rate, weight_decay=decay)
+    if recipe["name"] == "adamw":
+        return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay)
+    raise Refused(f"optimizer.name={recipe['name']}: choose one of sgd, adam, adamw")
+
+
+def _strategy(asked: str, ranks: int) -> str:
+    if ranks == 1:
+        return "auto"
+    if asked == "auto":
+        return "ddp"
+    return asked

@@ -1,0 +1,1 @@
+"""From a checked configuration to cells that ran: sweep, local slots, Slurm, and what a dead cell leaves behind."""

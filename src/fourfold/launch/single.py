@@ -1,0 +1,79 @@
+"""One cell in this process: ``python run.py ...`` without -m, and ``fourfold.run([...])``."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fourfold import composition
+from fourfold.errors import Refused
+from fourfold.launch import progress, sweep
+from fourfold.launch.ending import interrupted, readable, settle, signature
+from fourfold.launch.manifest import Manifest, new_identity
+from fourfold.launch.task import RunCell, guarded, run_cell
+from fourfold.record import Record
+
+
+def run_here(overrides: Sequence[str]) -> Record:
+    """Composes, checks and runs one cell; returns its record. Raises Refused, with nothing started."""
+    cell = composition.plain(composition.compose(overrides))
+    folder = Path(os.path.abspath(cell["output_dir"])) / "cells" / composition.cell_name(cell)
+    found = run_one(run_cell, cell, folder, list(overrides), ["fourfold.run", *overrides], quiet=True)
+    if found.state == "interrupted":
+        raise KeyboardInterrupt
+    return found
+
+
+def run_one(
+    run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str], command: Sequence[str], quiet: bool = False
+) -> Record:
+    """Runs a checked cell unless ``rerun`` says that it is done; its record goes to the manifest and to MLflow.
+
+    Raises Refused if there is nothing to run or the output folder cannot be written.
+    """
+    output_dir = Path(os.path.abspath(cell["output_dir"]))
+    say = (lambda line: None) if quiet else progress.say
+    if not sweep.is_left(folder, cell["rerun"]):
+        found = readable(folder)
+        if found is None:
+            raise Refused(f"rerun={cell['rerun']}: nothing to run, since this cell has no record")
+        say(f"rerun={cell['rerun']}: not run again")
+    else:
+        entry = {"index": 0, "cell": folder.name, "folder": os.path.relpath(folder, output_dir), "overrides": overrides}
+        manifest = Manifest(output_dir, new_identity(), command, [entry])
+        sweep.start(manifest, output_dir)
+        sweep.prepare_tracking(cell["tracking"], output_dir)
+        found = _run(run, cell, folder, overrides)
+        manifest.update(0, state=found.state)
+        sweep.finish(manifest, cell["tracking"], output_dir, [folder])
+    say(progress.summary([found]))
+    return found
+
+
+def _run(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str]) -> Record:
+    before = signature(folder)
+    try:
+        with _terminated_like_interrupted():
+            return guarded(run, cell, folder, overrides)
+    except KeyboardInterrupt:
+        return settle(cell, folder, overrides, before, interrupted(None))
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does, so that the cell can write its record."""
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

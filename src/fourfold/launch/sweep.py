@@ -1,0 +1,146 @@
+"""Running a planned sweep: what is left to run, the launcher, the manifest, MLflow, the summary."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+
+from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
+from fourfold.launch import progress
+from fourfold.launch.cells import Plan, PlannedCell, refusal_table
+from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
+from fourfold.launch.manifest import Manifest
+from fourfold.record import Record
+
+OnEnd = Callable[[PlannedCell, Ending], None]
+OnStart = Callable[[PlannedCell, str | None], None]
+Launch = Callable[[list[PlannedCell], OnStart, OnEnd], list[JobReturn]]
+
+
+def run_sweep(found: Plan, sweep_dir: Path, launch: Launch, command: Sequence[str]) -> tuple[list[Record], list[JobReturn]]:
+    """Runs what is left to run of a plan; returns the records of all its cells and the launcher's returns.
+
+    Raises Refused, with nothing started, where nothing can be run or the output folder cannot be written.
+    """
+    if not found.cells:
+        raise Refused(_nothing_left(found))
+    first = found.cells[0].cell
+    output_dir = Path(os.path.abspath(first["output_dir"]))
+    chosen = [planned for planned in found.cells if is_left(planned.folder, first["rerun"])]
+    left = {planned.index for planned in chosen}
+    kept = {p.index: record for p in found.cells if p.index not in left and (record := readable(p.folder))}
+    entries = [entry(p, output_dir, kept.get(p.index)) for p in found.cells]
+    refused = [{"overrides": overrides, "why": why} for overrides, why in found.refused]
+    manifest = Manifest(output_dir, sweep_dir.name, command, entries, refused)
+    start(manifest, output_dir)
+    for line in refusal_table(found):
+        progress.say(line)
+    if len(chosen) < len(found.cells):
+        progress.say(f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again")
+    prepare_tracking(first["tracking"], output_dir)
+    records, returns = _launch(chosen, launch, manifest)
+    everything = [records.get(p.index) or kept.get(p.index) for p in found.cells]
+    all_records = [record for record in everything if record is not None]
+    finish(manifest, first["tracking"], output_dir, [p.folder for p in found.cells])
+    if all_records:
+        progress.say("")
+        progress.say(progress.summary(all_records))
+    return all_records, returns
+
+
+def _launch(chosen: list[PlannedCell], launch: Launch, manifest: Manifest) -> tuple[dict[int, Record], list[JobReturn]]:
+    """Launches the cells; a record for each, whatever became of it."""
+    records: dict[int, Record] = {}
+    before = {planned.index: signature(planned.folder) for planned in chosen}
+
+    def on_start(planned: PlannedCell, job: str | None) -> None:
+        before[planned.index] = signature(planned.folder)
+        manifest.update(planned.index, job=job)
+
+    def on_end(planned: PlannedCell, ending: Ending) -> None:
+        found = settle(planned.cell, planned.folder, planned.overrides, before[planned.index], ending)
+        records[planned.index] = found
+        manifest.update(planned.index, state=found.state, job=ending.job)
+        progress.say(progress.ended_line(found, len(records), len(chosen)))
+
+    returns = launch(chosen, on_start, on_end) if chosen else []
+    for planned in chosen:  # what the user's Ctrl-C left unstarted: not written, so that an older record stays
+        if planned.index not in records:
+            record = blank_record(planned.cell, planned.name, planned.overrides)
+            record.state, record.reason, record.message = INTERRUPTED, INTERRUPTED, "interrupted before it was started"
+            records[planned.index] = record
+    return records, returns
+
+
+# ------------------------------------------------------------------------------------------- what is left
+
+
+def is_left(folder: Path, rerun: str) -> bool:
+    """Whether the cell of this folder is to be run.
+
+    all: yes; missing: unless its record says done or not applicable; failed: only if its record says failed.
+    """
+    if rerun == "all":
+        return True
+    found = readable(folder)
+    if rerun == "failed":
+        return found is not None and found.state == FAILED
+    return found is None or found.state not in (DONE, NOT_APPLICABLE)
+
+
+def _nothing_left(found: Plan) -> str:
+    if not found.refused:
+        return "nothing to run: the sweep has no cells"
+    reasons = list(dict.fromkeys(why for _, why in found.refused))
+    more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+    return f"nothing left to run, since none of the {len(found.refused)} combinations makes sense: {reasons[0]}{more}"
+
+
+# ---------------------------------------------------------------------------------- manifest and tracking
+
+
+def entry(planned: PlannedCell, output_dir: Path, kept: Record | None) -> dict[str, Any]:
+    """The line of a cell in the manifest; ``kept`` is the record of a cell that is not run again."""
+    return {
+        "index": planned.index,
+        "cell": planned.name,
+        "folder": os.path.relpath(planned.folder, output_dir),
+        "overrides": planned.overrides,
+        "state": kept.state if kept else None,
+    }
+
+
+def start(manifest: Manifest, output_dir: Path) -> None:
+    """Writes the manifest. Raises Refused if the output folder cannot be written."""
+    try:
+        manifest.save()
+    except OSError as error:
+        raise Refused(f"output_dir={output_dir}: cannot be written: {error.strerror}") from error
+
+
+def prepare_tracking(tracking: dict[str, Any], output_dir: Path) -> None:
+    """Makes the store ready. Records do not depend on it, so trouble is one line and no more."""
+    try:
+        from fourfold.tracking import prepare
+
+        prepare(tracking, output_dir)
+    except Exception as error:
+        _tracking_trouble(error)
+
+
+def finish(manifest: Manifest, tracking: dict[str, Any], output_dir: Path, folders: Sequence[Path]) -> None:
+    """Ends the manifest and hands the records to MLflow."""
+    manifest.end()
+    try:
+        from fourfold.tracking import log_sweep
+
+        log_sweep(tracking, output_dir, manifest.content, list(folders))
+    except Exception as error:
+        _tracking_trouble(error)
+
+
+def _tracking_trouble(error: Exception) -> None:
+    what = str(error) if isinstance(error, FourfoldError) else f"{type(error).__name__}: {error}"
+    progress.warn(f"tracking: {what or 'failed'}; the records are kept")

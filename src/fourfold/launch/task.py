@@ -1,0 +1,97 @@
+"""What Hydra calls with a composed configuration: here for a single cell, in a job for a cell of a sweep."""
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fourfold import composition
+from fourfold.errors import Failed, FourfoldError
+
+if TYPE_CHECKING:  # records bring numpy, which --help and a refusal do without
+    from fourfold.record import Record
+
+RunCell = Callable[[dict[str, Any], Path, list[str]], "Record"]
+
+
+def run_cell(cell: dict[str, Any], folder: Path, overrides: list[str]) -> "Record":
+    """The experiment; it brings torch, and so is imported only here, where the cell runs."""
+    from fourfold.experiment import run_cell as run
+
+    return run(cell, folder, overrides)
+
+
+class CellTask:
+    """Hydra's task function. In a sweep it runs in the cell's own process.
+
+    ``ran`` says whether anything was to run at all (not --help), ``records`` what came of it, and
+    ``refusal`` why not: Hydra would print a line of its own about an error raised from here.
+    """
+
+    def __init__(self, run: RunCell = run_cell, command: list[str] | None = None) -> None:
+        self.run = run
+        self.command = command or []
+        self.records: list[Record] = []
+        self.ran = False
+        self.refusal: FourfoldError | None = None
+
+    def __call__(self, config: DictConfig) -> str:
+        """Runs the cell in the folder that Hydra made; returns the state that it ended in."""
+        hydra = HydraConfig.get()
+        cell = composition.plain(config)
+        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        if hydra.mode == RunMode.MULTIRUN:
+            return guarded(self.run, cell, folder, overrides).state
+        from fourfold.launch.single import run_one
+
+        self.ran = True
+        try:
+            self.records.append(run_one(self.run, cell, folder, overrides, self.command))
+        except FourfoldError as error:
+            self.refusal = error
+            return error.state
+        return self.records[-1].state
+
+
+def guarded(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str]) -> "Record":
+    """The cell's record, whatever happens but an interruption, within its ``timeout``."""
+    try:
+        with time_limit(cell["timeout"]):
+            return run(cell, folder, overrides)
+    except Exception as error:  # not from the experiment, which writes its own record: from around it
+        from fourfold.launch.ending import BUG, blank_record, write_if_possible
+
+        found = blank_record(cell, folder.name, overrides)
+        found.ended = found.started
+        found.state = error.state if isinstance(error, FourfoldError) else Failed.state
+        found.reason = error.reason if isinstance(error, FourfoldError) else BUG
+        found.message = str(error) if isinstance(error, FourfoldError) else f"{type(error).__name__}: {error}"
+        found.traceback = traceback.format_exc()
+        write_if_possible(found, folder)
+        return found
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises Failed within the block once it has taken that long; the launcher ends a process that does not listen."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise Failed(f"took longer than timeout={seconds:g} s", "timeout")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,67 @@
+"""Between Hydra's launcher plugins and our jobs: cells as jobs, overrides as jobs, launchers that are not ours."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from fourfold.launch.cells import PlannedCell, frozen
+from fourfold.launch.ending import Ending
+from fourfold.launch.jobs import FrozenJob, Job
+from fourfold.launch.sweep import OnEnd, OnStart
+
+
+def launch_through(
+    launcher: Any, chosen: list[PlannedCell], on_start: OnStart, on_end: OnEnd, batch: int | None
+) -> list[JobReturn]:
+    """Runs the cells through Hydra's launcher: ours, or any other (then each counts as ended when all have)."""
+    if hasattr(launcher, "run_jobs"):
+        jobs = [_job(launcher, planned, on_start, on_end) for planned in chosen]
+        size = batch or len(jobs)
+        returns: list[JobReturn] = []
+        for at in range(0, len(jobs), size):
+            if not launcher.interrupted:
+                returns += launcher.run_jobs(jobs[at : at + size])
+        return returns
+    for planned in chosen:
+        on_start(planned, None)
+    returns = list(launcher.launch([planned.overrides for planned in chosen], initial_job_idx=0))
+    for planned, found in zip(chosen, returns, strict=True):
+        on_end(planned, Ending(None, result=found))
+    return returns
+
+
+def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) -> Job:
+    cell = planned.cell
+    hardware = cell["hardware"]
+    accelerated = hardware["backend"] != "cpu" and not hardware["stand_in"]
+    return Job(
+        FrozenJob(launcher.hydra_context, launcher.task_function, frozen(planned), planned.index, Singleton.get_state()),
+        request=hardware["launcher"],
+        timeout=cell["timeout"],
+        devices=hardware["devices"] if accelerated else 0,
+        slots=cell["slots"],
+        on_start=lambda job: on_start(planned, job),
+        on_end=lambda ending: on_end(planned, ending),
+    )
+
+
+def jobs_of_overrides(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """Jobs for whichever sweeper and program: composed here, and frozen.
+
+    What a job asks for is its own hardware.launcher, where there is such a node.
+    """
+    Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    if "mode" in launcher.config.hydra.sweep:
+        os.chmod(str(launcher.config.hydra.sweep.dir), int(str(launcher.config.hydra.sweep.mode), 8))
+    jobs = []
+    for number, overrides in enumerate(job_overrides, first):
+        config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+        job = FrozenJob(launcher.hydra_context, launcher.task_function, config, number, Singleton.get_state())
+        request = OmegaConf.select(config, "hardware.launcher")
+        jobs.append(Job(job, request=OmegaConf.to_container(request, resolve=True) if request else {}))  # type: ignore[arg-type]
+    return jobs

@@ -1,0 +1,68 @@
+"""When to stop: after steps, passes, a time, or when the rate is known well enough."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fourfold.errors import Failed
+from fourfold.measure.meter import Meter
+from fourfold.metrics.throughput import rate
+
+STEADY_EVERY = 50  # steps between two looks at the rate; each look waits for the device, outside the steps
+
+
+class Until:
+    """Decides, step by step, whether a phase is over. ``reason`` says why the last one ended.
+
+    share: the phase's part of the whole stream, by which steps and seconds are divided.
+    """
+
+    def __init__(self, rule: Mapping[str, Any], timeout: float) -> None:
+        self.rule = rule
+        self.deadline = time.monotonic() + timeout
+        self.timeout = timeout
+        self.reason = "data"
+
+    def begin(self, share: float, steps_in_a_pass: int, ordered: bool) -> None:
+        """A new phase starts."""
+        self.started = time.monotonic()
+        self.share = share
+        self.limit = self._limit(steps_in_a_pass)
+        self.last = min(self.limit, steps_in_a_pass) if ordered else self.limit
+        if self.last == math.inf and self.rule["rule"] in ("steps", "epochs"):
+            self.last = steps_in_a_pass
+
+    def _limit(self, steps_in_a_pass: int) -> float:
+        if self.rule["rule"] == "steps":
+            return max(1, round(self.rule["steps"] * self.share))
+        if self.rule["rule"] == "epochs":
+            return max(1, math.ceil(self.rule["epochs"] * steps_in_a_pass))
+        return math.inf
+
+    def over(self, steps: int, meter: Meter) -> bool:
+        """Whether the phase is over after this many of its steps. Raises Failed once the cell's time is up."""
+        now = time.monotonic()
+        if now > self.deadline:
+            raise Failed(f"not done after timeout={self.timeout:g} seconds", reason="timeout")
+        if steps >= self.last:
+            self.reason = self.rule["rule"] if steps >= self.limit else "data"
+            return True
+        seconds = self.rule["seconds"]
+        if seconds is not None and now - self.started > seconds * self.share:
+            self.reason = "budget"
+            return True
+        if self.rule["rule"] == "steady" and steps and steps % STEADY_EVERY == 0:
+            return self._steady(meter)
+        return False
+
+    def _steady(self, meter: Meter) -> bool:
+        with meter.excluded():
+            series = meter.series()
+        found = rate(series["step_seconds"], series["step_units"])
+        if found is None or found.high is None or not found.steady:
+            return False
+        if (found.high - found.mean) / found.mean > self.rule["interval"]:
+            return False
+        self.reason = "steady"
+        return True

@@ -1,0 +1,1 @@
+"""Methods: the learning algorithms. One module a family."""

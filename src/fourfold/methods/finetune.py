@@ -1,0 +1,110 @@
+"""Plain training, and the parts that every gradient-trained method shares."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourfold.benchmarks.interface import Benchmark, LossOf, Term
+from fourfold.experience import Run
+from fourfold.methods.interface import Method
+from fourfold.settings.stream import Observation, View
+
+
+class Finetune(Method):
+    """Minimises the loss of what comes, and keeps nothing.
+
+    Which outputs take part: those of the sample's task where tasks are labelled in training and at test; those seen
+    so far where classes arrive over time; all of them otherwise. A subclass overrides ``terms`` to learn from more,
+    ``after_gradients`` to change what was found before it is applied.
+    """
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+        self.run, self.view, self.rule = run, view, rule
+        self.benchmark, self.objective = benchmark, benchmark.objective
+        self.device = run.engine.device
+        self.network = run.engine.network(self.build_network(benchmark, view))
+        groups = self.objective.groups(self.network)
+        self.optimizers = {name: run.engine.optimizer(own, run.recipe.optimizer) for name, own in groups.items()}
+        rule.prepare(self.network)
+        told = {"task_labels_train", "task_labels_test"} <= view.grants
+        self.task_outputs = view.task_outputs if told else None
+        arriving = "classification" in benchmark.facts and not view.grants & {"stationary", "shared_outputs"}
+        self.seen = torch.zeros(view.outputs, dtype=torch.bool, device=self.device) if arriving else None
+
+    def build_network(self, benchmark: Benchmark, view: View) -> torch.nn.Module:
+        """The benchmark's network, with as many outputs as the setting has."""
+        return benchmark.network(self.run.seed, self.device, outputs=view.outputs)
+
+    def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        if self.seen is not None:
+            self.seen[observation.targets] = True
+        loss = None
+        for term in self.terms(observation):
+            optimizer = self.optimizers[term.group]
+            optimizer.zero_grad(set_to_none=True)
+            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, prediction)
+            self.after_gradients()
+            optimizer.step()
+        self.objective.after_update(self.network)
+        return loss
+
+    def terms(self, observation: Observation) -> Any:
+        """The losses of one step, one after another."""
+        mask = self.mask(observation)
+        for term in self.objective.terms(self.network, observation):
+            yield Term(term.group, term.inputs, term.targets, masked(term.loss_of, mask))
+
+    def after_gradients(self) -> None:
+        """Called between the gradients and the update: penalties add to ``.grad``, projections change it."""
+
+    def mask(self, observation: Observation) -> Tensor | None:
+        """Outputs that can be right: [batch, outputs] by task, [outputs] by what was seen, or None for all."""
+        if self.task_outputs is not None:
+            return self.task_outputs[observation.task]
+        return self.seen
+
+    def predict(self, observation: Observation) -> Tensor:
+        with self.run.engine.autocast():
+            scores = self.network(observation.inputs)
+        mask = self.mask(observation)
+        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+
+    def mode(self, training: bool) -> None:
+        self.network.train(training)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "rule": self.rule.state_dict(),
+            "objective": _state_of(self.objective),
+            "seen": self.seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.rule.load_state_dict(state["rule"])
+        if state["objective"]:
+            self.objective.load_state_dict(state["objective"])  # type: ignore[attr-defined]
+        if self.seen is not None:
+            self.seen.copy_(state["seen"])
+
+
+def masked(loss_of: LossOf, mask: Tensor | None) -> LossOf:
+    """The same loss with the scores of impossible outputs taken out; ``mask`` [outputs] or [batch, outputs]."""
+    if mask is None:
+        return loss_of
+    wrong = ~mask
+
+    def without_impossible(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        return loss_of(outputs.masked_fill(wrong, -1e9), targets, reduction=reduction)
+
+    return without_impossible
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    return part.state_dict() if hasattr(part, "state_dict") else {}

@@ -1,0 +1,68 @@
+"""What a method is. A method meets one cell: it is set up, learns one experience after another, and predicts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.experience import Experience, Run
+from fourfold.members import parameters, target
+from fourfold.settings.stream import Observation, View
+
+
+class Method:
+    """A learning algorithm. The default ``learn`` drives ``observe``; one with a loop of its own overrides ``learn``
+    and lists ``owns_loop`` among its needs.
+    """
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+        """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
+        raise NotImplementedError
+
+    def pretrain(self, experience: Experience, run: Run) -> None:
+        """Called once before the stream, where the setting grants pre-training."""
+
+    def begin_context(self, number: int) -> None:
+        """Called before a context's experience, where boundaries are granted."""
+
+    def end_context(self, experience: Experience) -> None:
+        """Called after a context's experience, where boundaries are granted; the experience can be sampled again."""
+
+    def learn(self, experience: Experience, run: Run) -> None:
+        """Learns all of an experience."""
+        for step in experience:
+            if experience.prequential:
+                prediction = self.predict(step.observation)
+                loss = self.observe(step.reveal(), prediction)
+            else:
+                loss = self.observe(step.reveal())
+            run.tick(step, loss)
+
+    def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        """Learns from one batch; returns its loss before the update, on its device and without graph, or None.
+
+        ``prediction`` is what ``predict`` returned for the same inputs a moment ago, graph included.
+        """
+        raise NotImplementedError
+
+    def predict(self, observation: Observation) -> Tensor:
+        """Scores [batch, outputs] for the inputs, the higher the likelier; for text [batch, length, outputs]."""
+        raise NotImplementedError
+
+    def mode(self, training: bool) -> None:
+        """Switches networks between training and evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning has changed."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what ``state_dict`` gave, after ``setup``."""
+
+
+def build(node: Mapping[str, Any]) -> Method:
+    """The method of a configuration, not yet set up."""
+    made = target(node)(**parameters(node, "method"))
+    assert isinstance(made, Method), f"{node['_target_']} is not a Method"
+    return made

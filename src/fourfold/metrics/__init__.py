@@ -1,0 +1,89 @@
+"""Every reported number, as a pure function of a record and its series.
+
+    figures(record, series)["average_accuracy"]
+
+A number that a cell does not have is absent, never 0.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fourfold.metrics import continual, learning
+from fourfold.metrics.throughput import Rate, rate
+from fourfold.record import Record
+
+Series = Mapping[str, ArrayLike]
+
+# Metrics of an evaluation for which more is better; transfer and forgetting are defined for these.
+MORE_IS_BETTER = ("accuracy",)
+
+# name of the figure -> function of the accuracy matrix; "accuracy" stands for the name of the metric.
+MATRIX_FIGURES = {
+    "average_accuracy": continual.average_accuracy,
+    "untrained_accuracy": continual.untrained_accuracy,
+    "learning_accuracy": continual.learning_accuracy,
+    "average_incremental_accuracy": continual.average_incremental_accuracy,
+}
+TRANSFER_FIGURES = {
+    "forgetting_max": continual.forgetting_max,
+    "forgetting_last": continual.forgetting_last,
+    "bwt_gem": continual.bwt_gem,
+    "fwt_gem": continual.fwt_gem,
+}
+
+
+def figures(record: Record, series: Series | None = None) -> dict[str, float]:
+    """Every number of a cell by its name; docs/metrics.md says what each is and its unit."""
+    found: dict[str, float | None] = {
+        **throughput_figures(record, series or {}),
+        **loss_figures(series or {}),
+        **evaluation_figures(record),
+        **learning.costs(record.measurements),
+        "total_seconds": None if record.ended is None else record.ended - record.started,
+    }
+    return {name: float(value) for name, value in found.items() if value is not None and isfinite(value)}
+
+
+def steady_rate(series: Series) -> Rate | None:
+    """The steady-state rate of a cell's series, in units a second; None without steps."""
+    if "step_seconds" not in series or "step_units" not in series:
+        return None
+    return rate(series["step_seconds"], series["step_units"])
+
+
+def throughput_figures(record: Record, series: Series) -> dict[str, float | None]:
+    """The steady rate with its interval, and the overall one."""
+    found: dict[str, float | None] = {
+        "overall_units_per_second": learning.overall_units_per_second(record.measurements)
+    }
+    steady = steady_rate(series)
+    if steady is not None:
+        found |= {
+            "units_per_second": steady.mean,
+            "units_per_second_low": steady.low,
+            "units_per_second_high": steady.high,
+            "warmup_steps": steady.warmup,
+            "steady": float(steady.steady),
+        }
+    return found
+
+
+def loss_figures(series: Series) -> dict[str, float | None]:
+    """The loss at both ends."""
+    loss = np.asarray(series.get("loss", ()), dtype=np.float64)
+    return {"first_loss": learning.first_loss(loss), "last_loss": learning.last_loss(loss)}
+
+
+def evaluation_figures(record: Record) -> dict[str, float | None]:
+    """Of every metric that was evaluated, masked or not: its averages; of accuracies transfer and forgetting too."""
+    found: dict[str, float | None] = {}
+    for metric in dict.fromkeys(entry["metric"] for entry in record.evaluations):
+        for masked in (False, True):
+            matrix = continual.accuracy_matrix(record.evaluations, metric, masked)
+            functions = {**MATRIX_FIGURES, **(TRANSFER_FIGURES if metric in MORE_IS_BETTER else {})}
+            for name, function in functions.items():
+                found[name.replace("accuracy", metric) + ("_masked" if masked else "")] = function(matrix)
+    return found

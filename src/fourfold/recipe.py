@@ -1,0 +1,143 @@
+"""From a configuration to what is really run: scale, size, batch, precision, optimizer, length.
+
+A null in the configuration means "as the benchmark's recipe says at this scale"; what the user wrote wins.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fourfold.errors import Refused, nearest
+
+# What may stand in for a precision that the hardware lacks, in order of preference.
+SUBSTITUTES = {
+    "tf32": ("fp32", "bf16"),
+    "fp16": ("bf16", "fp32"),
+    "bf16": ("fp16", "fp32"),
+    "fp8": ("bf16", "fp16", "fp32"),
+    "fp32": ("tf32", "bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one cell runs, with every default filled in."""
+
+    scale: str
+    size: str | None
+    batch: int
+    precision: str
+    precision_asked: str
+    evaluation: int | None
+    until: dict[str, Any]
+    optimizer: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def scale_of(cell: Mapping[str, Any], accelerator: bool) -> str:
+    """full or smoke; ``accelerator`` says whether the device that serves is one."""
+    scale = cell["scale"]["name"]
+    if scale != "auto":
+        return scale
+    return "full" if accelerator else "smoke"
+
+
+def will_be_accelerator(cell: Mapping[str, Any]) -> bool | None:
+    """Whether the cell's hardware is an accelerator; None where only a look at the machine can tell."""
+    hardware = cell["hardware"]
+    if hardware["stand_in"] or hardware["backend"] == "cpu":
+        return False
+    return None if hardware["backend"] == "auto" else True
+
+
+def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None = None) -> Recipe:
+    """The recipe of a cell on a device; ``offers`` are the precisions there (default: the hardware's own).
+
+    Raises Refused for a size that the model does not have and a precision that the hardware lacks.
+    """
+    benchmark = cell["benchmark"]
+    scale = scale_of(cell, accelerator)
+    recipe = benchmark["recipe"][scale]
+    size = _size(cell, scale)
+    asked = recipe["precision"] if cell["precision"] == "default" else cell["precision"]
+    facts = cell["hardware"]["offers"] if offers is None else offers
+    return Recipe(
+        scale=scale,
+        size=size,
+        batch=recipe["batch"] if cell["batch"] == "default" else int(cell["batch"]),
+        precision=_precision(asked, cell, facts),
+        precision_asked=asked,
+        evaluation=recipe["evaluation"],
+        until=_until(cell["until"], recipe["until"]),
+        optimizer=_optimizer(cell["optimizer"], recipe["optimizer"]),
+        model=_parameters(benchmark["model"], recipe["model"], size),
+        data=_parameters(benchmark["data"], recipe["data"], None),
+    )
+
+
+def _size(cell: Mapping[str, Any], scale: str) -> str | None:
+    sizes = (cell["benchmark"]["model"] or {}).get("sizes") or {}
+    asked = cell["size"]
+    if not sizes:
+        if asked != "default":
+            raise Refused(f"size={asked}: benchmark {cell['benchmark']['name']} has one size only; leave size=default")
+        return None
+    size = cell["benchmark"]["default_size"] if asked == "default" else asked
+    if size not in sizes:
+        choices = ", ".join(sizes)
+        raise Refused(f"size={asked}: benchmark {cell['benchmark']['name']} has {choices}{nearest(asked, sizes)}")
+    return None if scale == "smoke" and asked == "default" else size
+
+
+def _precision(asked: str, cell: Mapping[str, Any], offers: Any) -> str:
+    if asked in offers:
+        return asked
+    have = [precision for precision in SUBSTITUTES if precision in offers]
+    if cell["precision_policy"] == "nearest":
+        for substitute in SUBSTITUTES[asked]:
+            if substitute in offers:
+                return substitute
+    raise Refused(
+        f"precision={asked}: hardware {cell['hardware']['name']} has {', '.join(sorted(have))}; "
+        "precision_policy=nearest takes the nearest of them and says so"
+    )
+
+
+def _until(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("steps", "epochs", "seconds", "interval")
+    rule = asked["rule"]
+    if rule == "default":
+        implied = {"steps": "steps", "epochs": "epochs", "interval": "steady", "seconds": "budget"}
+        rule = next(
+            (implied[key] for key in ("steps", "epochs", "interval", "seconds") if asked[key] is not None), None
+        )
+    if rule is None:
+        return {**dict.fromkeys(keys), "rule": "steps", **recipe}
+    values = {key: asked[key] for key in keys}
+    if rule == recipe.get("rule"):
+        values = {key: recipe.get(key) if value is None else value for key, value in values.items()}
+    return {"rule": rule, **values}
+
+
+def _optimizer(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = dict(asked)
+    if chosen["name"] == "default":
+        chosen = {key: recipe.get(key) if value in (None, "default") else value for key, value in chosen.items()}
+    return chosen
+
+
+def _parameters(node: Mapping[str, Any] | None, recipe: Mapping[str, Any], size: str | None) -> dict[str, Any]:
+    """A member's own parameters: what is written, else its size's values (if one was chosen), else the recipe's."""
+    node = dict(node or {})
+    sizes = node.pop("sizes", None) or {}
+    for key in ("limits", "classes"):
+        node.pop(key, None)
+    fallback = {**recipe, **(sizes.get(size) or {})} if size else dict(recipe)
+    filled = {key: fallback.pop(key, None) if value is None else value for key, value in node.items()}
+    if fallback:
+        raise Refused(f"the recipe names {', '.join(sorted(fallback))}, which the model or data does not have")
+    return filled

@@ -1,0 +1,39 @@
+"""Tables from records, and from nothing else.
+
+summary(cells)          every cell of a run: state and key figures
+report(output_dir)      the comparison table of a sweep, over seeds
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fourfold.record import Record
+
+
+def summary(cells: "Iterable[Path | Record | tuple[Record, Path]]") -> str:
+    """The text at the end of a run: a line a cell, what went wrong, and the counts.
+
+    ``cells``: folders of cells (one that cannot be read is shown as such), or records in hand.
+    """
+    from fourfold.report.read import read_cells
+    from fourfold.report.text import cells_text, terminal_width
+
+    return cells_text(read_cells(cells), terminal_width(), sys.stdout.isatty())
+
+
+def report(output_dir: Path, sweep: str | None = None, form: str = "text", everything: bool = False) -> str:
+    """The comparison of a sweep (None: the latest; ``everything``: all cells on disk) as text, json or csv.
+
+    Raises Refused if there is no such sweep.
+    """
+    from fourfold.report import export, read, text
+
+    found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
+    if form == "json":
+        return export.sweep_json(found)
+    if form == "csv":
+        return export.sweep_csv(found)
+    return text.sweep_text(found, text.terminal_width(), sys.stdout.isatty())

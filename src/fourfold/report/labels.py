@@ -1,0 +1,51 @@
+"""How a record is named wherever a person reads it."""
+
+from fourfold.record import Record
+
+# What every cell has; a rule is worth a word only where it is not one of these.
+USUAL_RULES = (None, "none", "backprop")
+
+
+def hardware_label(record: Record) -> str:
+    """The device's name; with the evidence beside it unless it was measured on that very device."""
+    name = str(record.axes.get("hardware", "?"))
+    return name if record.evidence == "measured" else f"{name} ({record.evidence})"
+
+
+def run_name(record: Record) -> str:
+    """The cell in words, without the hash of its folder's name."""
+    words = [str(record.axes.get("benchmark", "?")), hardware_label(record)]
+    words += [str(record.axes.get(axis, "?")) for axis in ("setting", "method")]
+    if record.axes.get("rule") not in USUAL_RULES:
+        words.append(str(record.axes["rule"]))
+    return " ".join([*words, f"seed {record.axes.get('seed', '?')}"])
+
+
+def rate_text(value: float) -> str:
+    """Four significant digits, without an exponent where it can be read: 12 350, 512.4, 0.01234."""
+    if value >= 1e7 or (value and abs(value) < 1e-4):
+        return f"{value:.3e}"
+    if abs(value) >= 1000:
+        return f"{float(f'{value:.4g}'):,.0f}"
+    return f"{value:.4g}"
+
+
+def bytes_text(count: float) -> str:
+    """In binary units: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def seconds_text(value: float) -> str:
+    """0.42 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if value < 10:
+        return f"{value:.2g} s"
+    if value < 100:
+        return f"{value:.0f} s"
+    minutes, seconds = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,283 @@
+"""The tables that a person reads: as wide as the terminal, 100 columns when piped."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from fourfold import errors
+from fourfold.metrics.statistics import Summary
+from fourfold.report.groups import AXES, Group, group, problems, rate_of
+from fourfold.report.labels import USUAL_RULES, bytes_text, rate_text, seconds_text
+from fourfold.report.read import Cell, Sweep
+
+WIDTH = 100
+ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
+MOST_PROBLEMS = 20
+# When a table is too wide: axes with one value go above it in this order, then these columns go.
+TO_CAPTION = ("setting", "hardware", "method", "benchmark")
+TO_DROP = ("peak memory", "time", "last loss", "variant")
+STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header and one text a row."""
+
+    name: str
+    texts: list[str]
+    right: bool = True
+    axis: bool = False
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.texts)
+
+    @property
+    def constant(self) -> bool:
+        return len(set(self.texts)) == 1
+
+
+def sweep_text(sweep: Sweep, width: int | None = None, color: bool = False) -> str:
+    """The comparison table of a sweep: a row for each group of cells over seeds, then what went wrong."""
+    title = f"Sweep {sweep.id}" + (" (still running)" if sweep.running else "")
+    return _document(title, group(sweep.cells), sweep.cells, sweep.refused, width, color, by_seed=False)
+
+
+def cells_text(cells: list[Cell], width: int | None = None, color: bool = False) -> str:
+    """Every cell with its state and key figures, then what went wrong."""
+    return _document(None, group(cells, by_seed=True), cells, [], width, color, by_seed=True)
+
+
+def terminal_width() -> int:
+    """Of the terminal; 100 when there is none."""
+    return max(60, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+
+
+def _document(
+    title: str | None,
+    rows: list[Group],
+    cells: list[Cell],
+    refused: list[tuple[str, str]],
+    width: int | None,
+    color: bool,
+    by_seed: bool,
+) -> str:
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        width=width or WIDTH,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        legacy_windows=False,
+    )
+    if title:
+        console.print(Text(title, style="bold"))
+    if rows:
+        above, columns, dropped = _fit(_columns(rows, by_seed), rows, console)
+        for line in above:
+            console.print(Text(line, style="dim"))
+        console.print(_table(columns, rows))
+        for line in _notes(rows, dropped):
+            console.print(Text(line, style="dim"))
+    for line, style in _problem_lines(cells, refused, by_seed):
+        console.print(Text(line, style=style))
+    console.print(Text(_counts(cells, refused)))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+# ------------------------------------------------------------------------------------------ columns
+
+
+def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
+    """All columns that say something, in their order."""
+    units = {row.unit for row in rows if rate_of(row)} - {None}
+    unit = units.pop() if len(units) == 1 else None
+    metrics = dict.fromkeys(name for row in rows for name in row.figures if _is_average(name))
+    columns = [
+        *(_axis_column(axis, rows) for axis in AXES),
+        _variant_column(rows),
+        *([Column("seed", [", ".join(map(str, row.seeds)) for row in rows])] if by_seed else []),
+        Column("state" if by_seed else "cells", [_states(row, by_seed) for row in rows], right=False),
+        Column(f"rate, {unit}/s" if unit else "rate", [_rate(row, unit is None) for row in rows]),
+        *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
+        Column("forgetting max", [_value(row, "forgetting_max") for row in rows]),
+        Column("last loss", [_value(row, "last_loss") for row in rows]),
+        Column("time", [_single(row, "total_seconds", seconds_text) for row in rows]),
+        Column("peak memory", [_single(row, _memory_figure(row), bytes_text) for row in rows]),
+    ]
+    return [column for column in columns if not column.empty]
+
+
+def _axis_column(axis: str, rows: Sequence[Group]) -> Column:
+    texts = [str(getattr(row, axis)) for row in rows]
+    if axis == "method":
+        texts = [f"{text} {ORACLE_MARK}" if row.oracle else text for text, row in zip(texts, rows, strict=True)]
+    if axis == "rule" and all(text in USUAL_RULES for text in texts):
+        texts = [""] * len(texts)
+    return Column(axis, texts, right=False, axis=True)
+
+
+def _variant_column(rows: Sequence[Group]) -> Column:
+    """Only what differs between the rows."""
+    words = [row.variant.split() for row in rows]
+    shared = set.intersection(*map(set, words)) if words else set()
+    return Column("variant", [" ".join(w for w in row if w not in shared) for row in words], right=False)
+
+
+def _is_average(name: str) -> bool:
+    return name.startswith("average_") and not name.startswith("average_incremental_") and not name.endswith("_masked")
+
+
+def _states(row: Group, by_seed: bool) -> str:
+    if by_seed:
+        return row.cells[0].state
+    return ", ".join(f"{count} {state}" for state, count in row.states.items())
+
+
+def _rate(row: Group, with_unit: bool) -> str:
+    found = rate_of(row)
+    if found is None:
+        return ""
+    text = ("" if _is_steady(row) else UNSTEADY_MARK) + rate_text(found.mean)
+    if found.high is not None and found.mean > 0:
+        text += f" ±{100 * (found.high - found.mean) / found.mean:.2g} %"
+    return f"{text} {row.unit}/s" if with_unit and row.unit else text
+
+
+def _is_steady(row: Group) -> bool:
+    steady = row.figures.get("steady")
+    return steady is None or steady.mean == 1.0
+
+
+def _value(row: Group, name: str) -> str:
+    found = row.figures.get(name)
+    return "" if found is None else number_text(found)
+
+
+def number_text(found: Summary) -> str:
+    """A mean, with half of its 95 % interval where there is one."""
+    mean = f"{found.mean:.3f}" if 0.001 <= abs(found.mean) < 10 else f"{found.mean:.4g}"
+    return mean if found.half_width is None else f"{mean} ±{found.half_width:.2g}"
+
+
+def _single(row: Group, name: str, show: Callable[[float], str]) -> str:
+    found = row.figures.get(name)
+    return "" if found is None else show(found.mean)
+
+
+def _memory_figure(row: Group) -> str:
+    return "device_peak_bytes" if "device_peak_bytes" in row.figures else "host_peak_bytes"
+
+
+# -------------------------------------------------------------------------------------------- table
+
+
+def _fit(columns: list[Column], rows: Sequence[Group], console: Console) -> tuple[list[str], list[Column], list[str]]:
+    """(lines for above the table, columns, names of those left out) so that the table is no wider than the console."""
+    above, dropped = [], []
+    steps = [*(("caption", name) for name in TO_CAPTION), *(("drop", name) for name in TO_DROP)]
+    for step, name in steps:
+        if _natural_width(_table(columns, rows), console) <= console.width:
+            break
+        column = next((column for column in columns if column.name == name), None)
+        if column is None or (step == "caption" and not (column.constant and len(rows) > 1)):
+            continue
+        columns = [other for other in columns if other is not column]
+        if step == "caption":
+            above.append(f"{name} {column.texts[0]}")
+        else:
+            dropped.append(name)
+    return ([", ".join(above)] if above else []), columns, dropped
+
+
+def _natural_width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+
+def _table(columns: list[Column], rows: Sequence[Group]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in columns:
+        head = "\n".join(column.name.rsplit(" ", 1))
+        table.add_column(head, justify="right" if column.right else "left", overflow="fold")
+    for index, row in enumerate(rows):
+        apart = row.oracle and (index == 0 or not rows[index - 1].oracle)
+        if apart and index:
+            table.add_section()
+        table.add_row(*(_styled(column, column.texts[index], row) for column in columns))
+    return table
+
+
+def _styled(column: Column, text: str, row: Group) -> Text:
+    # No-break spaces keep a number and its interval on one line.
+    shown = text if column.axis or column.name in ("cells", "variant") else text.replace(" ", "\N{NO-BREAK SPACE}")
+    style = ""
+    if column.name in ("state", "cells"):
+        worst = next((state for state in reversed(row.states)), errors.DONE)
+        style = STATE_STYLES.get(worst, "red")
+    elif column.name == "hardware" and row.evidence != "measured":
+        style = "yellow"
+    return Text(shown, style=style)
+
+
+def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
+    notes = []
+    over = {found.over for row in rows if (found := rate_of(row)) and found.over}
+    several = any(summary.count > 1 for row in rows for summary in row.figures.values())
+    if over or several:
+        what = "between seeds; of a single seed's rate, over its steps"
+        if over == {"steps"} and not several:
+            what = "over the steps of the run"
+        elif "steps" not in over:
+            what = "between seeds"
+        notes.append(f"±: half of the 95 % interval {what}")
+    if not all(_is_steady(row) for row in rows):
+        notes.append(f"{UNSTEADY_MARK} still warming up when half of the steps were over: the rate may be off")
+    if any(row.oracle for row in rows):
+        notes.append(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
+    unmeasured = sorted({row.evidence for row in rows} - {"measured"})
+    if unmeasured:
+        notes.append(f"({' / '.join(unmeasured)}): not measured on that device")
+    if dropped:
+        notes.append(f"left out for want of width: {', '.join(dropped)} (--json and --csv have everything)")
+    return notes
+
+
+# ------------------------------------------------------------------------------------------ problems
+
+
+def _problem_lines(cells: list[Cell], refused: list[tuple[str, str]], by_seed: bool) -> list[tuple[str, str]]:
+    found = problems(cells)
+    lines = []
+    for state, message, group_ in found[:MOST_PROBLEMS]:
+        names = group_[0].name + (f" and {len(group_) - 1} more" if len(group_) > 1 else "")
+        lines.append((f"{state}: {names}: {_first_line(message)}", STATE_STYLES.get(state, "red")))
+    if len(found) > MOST_PROBLEMS:
+        lines.append((f"and {len(found) - MOST_PROBLEMS} other problems", "red"))
+    reasons = Counter(why for _, why in refused)
+    for why, count in reasons.most_common(MOST_PROBLEMS):
+        example = next(overrides for overrides, reason in refused if reason == why)
+        lines.append((f"refused: {example}{f' and {count - 1} more' if count > 1 else ''}: {_first_line(why)}", "red"))
+    return lines
+
+
+def _first_line(message: str) -> str:
+    return message.strip().splitlines()[0] if message.strip() else message
+
+
+def _counts(cells: list[Cell], refused: list[tuple[str, str]]) -> str:
+    counts = Counter(cell.state for cell in cells)
+    counts[errors.REFUSED] += len(refused)
+    order = [*errors.STATES, *counts]
+    parts = [f"{counts[state]} {state}" for state in dict.fromkeys(order) if counts[state]]
+    total = len(cells) + len(refused)
+    return f"{total} cell{'' if total == 1 else 's'}: {', '.join(parts) or 'none'}"

@@ -1,0 +1,47 @@
+"""What a rule is: it owns the forward pass that it needs and fills the gradients."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from fourfold.benchmarks.interface import LossOf
+from fourfold.hardware.engine import Engine
+from fourfold.members import parameters, target
+
+
+class Rule:
+    """Credit assignment for one network. A rule with parameters of its own trains and saves them itself."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def prepare(self, network: nn.Module) -> None:
+        """Called once, before the first step, and after the network was replaced."""
+
+    def gradients(
+        self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
+    ) -> tuple[Any, Tensor]:
+        """Adds to ``.grad`` of the network's parameters; returns (outputs, loss), the loss without its graph.
+
+        ``outputs`` are those of an earlier forward pass on the same inputs, graph included, to be used again.
+        """
+        raise NotImplementedError
+
+    def grow(self, network: nn.Module) -> None:
+        """Called after outputs were added to the network's last layer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what ``state_dict`` gave."""
+
+
+def build(node: Mapping[str, Any] | None, engine: Engine) -> Rule | None:
+    """The rule of a method's configuration; None for ``rule: none``."""
+    if not node or not node.get("_target_"):
+        return None
+    made = target(node)(engine, **parameters(node, "method.rule"))
+    assert isinstance(made, Rule)
+    return made

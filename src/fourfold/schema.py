@@ -1,0 +1,223 @@
+"""The shape of a configuration: types without values. The values are in conf/, and a test checks that the two agree.
+
+These are the keys that every member of an axis has. What a member has besides takes its type from its own
+YAML: the type of the default, and a `limits` entry for the range, the choices, or the type of a null.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Until:
+    rule: str
+    steps: int | None
+    epochs: float | None
+    seconds: float | None
+    interval: float | None
+
+
+@dataclass
+class Optimizer:
+    name: str
+    learning_rate: float | None
+    momentum: float | None
+    weight_decay: float | None
+
+
+@dataclass
+class Scale:
+    name: str
+
+
+@dataclass
+class Tracking:
+    kind: str
+    uri: str | None
+    experiment: str
+
+
+@dataclass
+class Peak:
+    fp32: float | None
+    tf32: float | None
+    bf16: float | None
+    fp16: float | None
+    fp8: float | None
+
+
+@dataclass
+class Request:
+    nodes: int
+    tasks_per_node: int
+    cpus_per_task: int
+    mem_gb: float
+    timeout_min: int
+    gres: str | None
+    constraint: str | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    setup: list[str]
+
+
+@dataclass
+class Hardware:
+    name: str
+    vendor: str
+    backend: str
+    match: list[str]
+    devices: int
+    nodes: int
+    stand_in: bool
+    offers: list[str]
+    memory: float | None
+    bandwidth: float | None
+    power: float | None
+    peak: Peak
+    launcher: Request
+
+
+@dataclass
+class Setting:
+    name: str
+    _target_: str
+    grants: list[str]
+    needs: list[str]
+    protocol: list[str]
+
+
+@dataclass
+class Rule:
+    name: str
+    _target_: str | None
+    needs: list[str]
+    offers: list[str]
+
+
+@dataclass
+class Method:
+    name: str
+    _target_: str
+    needs: list[str]
+    uses: list[str]
+    offers: list[str]
+    oracle: bool
+    rule: Any
+
+
+@dataclass
+class Recipe:
+    batch: int
+    precision: str
+    evaluation: int | None
+    until: dict[str, Any]
+    optimizer: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+
+@dataclass
+class Recipes:
+    full: Recipe
+    smoke: Recipe
+
+
+@dataclass
+class Benchmark:
+    name: str
+    _target_: str
+    offers: list[str]
+    needs: list[str]
+    unit: str
+    default_size: str | None
+    recipe: Recipes
+    model: Any
+    data: Any
+
+
+@dataclass
+class Cell:
+    """The whole configuration of one cell, without Hydra's own node."""
+
+    seed: int
+    size: str
+    batch: Any
+    precision: str
+    precision_policy: str
+    strategy: str
+    mode: str
+    data_dir: str
+    output_dir: str
+    rerun: str
+    invalid: str
+    slots: int
+    timeout: float
+    progress: str
+    until: Until
+    optimizer: Optimizer
+    scale: Scale
+    tracking: Tracking
+    benchmark: Any
+    hardware: Hardware
+    setting: Any
+    method: Any
+
+
+# The common keys of each axis; the others belong to the member.
+COMMON: dict[str, type] = {
+    "benchmark": Benchmark,
+    "hardware": Hardware,
+    "setting": Setting,
+    "method": Method,
+    "method.rule": Rule,
+}
+
+# Values that are one of a few words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("default", "fp32", "tf32", "bf16", "fp16", "fp8"),
+    "precision_policy": ("exact", "nearest"),
+    "strategy": ("auto", "ddp", "fsdp", "replicas"),
+    "mode": ("measured",),
+    "rerun": ("all", "missing", "failed"),
+    "invalid": ("skip", "error"),
+    "progress": ("auto", "on", "off"),
+    "until.rule": ("default", "steps", "epochs", "steady", "budget"),
+    "optimizer.name": ("default", "sgd", "adam", "adamw"),
+    "scale.name": ("auto", "full", "smoke"),
+    "tracking.kind": ("local", "server", "off"),
+}
+
+# Ranges of numbers, both ends included.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "slots": (1, 4096),
+    "timeout": (0.1, 1e9),
+    "until.steps": (1, 1e12),
+    "until.epochs": (0.001, 1e9),
+    "until.seconds": (0.001, 1e9),
+    "until.interval": (1e-6, 1.0),
+    "optimizer.learning_rate": (0.0, 1e6),
+    "optimizer.momentum": (0.0, 1.0),
+    "optimizer.weight_decay": (0.0, 1e6),
+    "hardware.devices": (1, 1024),
+    "hardware.nodes": (1, 100_000),
+}
+
+# What does not change a cell's result, and so is not part of its identity.
+NOT_IDENTITY = (
+    "data_dir",
+    "output_dir",
+    "rerun",
+    "invalid",
+    "slots",
+    "timeout",
+    "progress",
+    "tracking",
+    "hardware.launcher",
+    "hardware.match",
+    "hardware.peak",
+    "hardware.power",
+    "hardware.memory",
+    "hardware.bandwidth",
+)

@@ -1,0 +1,67 @@
+"""When and how a method is judged: on the held-out data of every context, as the setting lets it see them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.settings.stream import Context, Observation, Stream
+
+EVALUATION_BATCH = 500  # pictures a forward pass; language models use their own batch
+
+
+def evaluate(
+    method: Any, stream: Stream, benchmark: Benchmark, device: torch.device, after: int
+) -> list[dict[str, Any]]:
+    """One entry for each context, as in ``Record.evaluations``; ``after`` is the number of contexts learned so far."""
+    if stream.test is None or benchmark.recipe.evaluation == 0:
+        return []
+    data = stream.test.to(device)
+    method.mode(training=False)
+    with torch.no_grad():
+        found = [_on_context(method, stream, context, data, benchmark, device, after) for context in stream.contexts]
+    method.mode(training=True)
+    return found
+
+
+def _on_context(
+    method: Any, stream: Stream, context: Context, data: Any, benchmark: Benchmark, device: torch.device, after: int
+) -> dict[str, Any]:
+    """The metric over a context's test samples, and the same with only the context's outputs allowed (masked)."""
+    metric = benchmark.metric().to(device)
+    wrong = _wrong_outputs(stream, context, device)
+    masked = benchmark.metric().to(device) if wrong is not None else None
+    relabel = None if context.relabel is None else context.relabel.to(device)
+    assert context.test is not None
+    size = EVALUATION_BATCH if "classification" in benchmark.facts else benchmark.recipe.batch
+    parts = context.test.split(size)[: benchmark.recipe.evaluation]
+    samples = 0
+    for part in parts:
+        batch = benchmark.examination(data.batch(part.to(device)))
+        told = (
+            {"task": torch.full((len(part),), context.index, device=device)}
+            if "task_labels_test" in stream.grants
+            else {}
+        )
+        scores = method.predict(Observation(batch.inputs, **told)).float()
+        targets = batch.targets if relabel is None else relabel[batch.targets]
+        metric.update(scores, targets)
+        if masked is not None:
+            masked.update(scores.masked_fill(wrong, -torch.inf), targets)
+        samples += len(part)
+    return {
+        "after": after,
+        "context": context.index,
+        "metric": benchmark.metric_name,
+        "value": float(metric.compute()),
+        "samples": samples,
+        "masked": None if masked is None else float(masked.compute()),
+    }
+
+
+def _wrong_outputs(stream: Stream, context: Context, device: torch.device) -> Tensor | None:
+    """[outputs], true where an output cannot be right in the context; None if all can."""
+    if context.outputs is None or len(context.outputs) == stream.outputs:
+        return None
+    return ~stream.task_outputs(device)[context.index]

@@ -1,0 +1,142 @@
+"""The stream: an explicit, immutable list of contexts and of phases of learning. Methods may not touch it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourfold.data.tensors import Data
+from fourfold.errors import FourfoldError
+from fourfold.members import parameters, target
+from fourfold.randomness import generator
+
+
+class Hidden(FourfoldError):
+    """A method asked for what the setting does not tell."""
+
+
+class Observation:
+    """What the learner is shown of one batch. What the setting does not grant is absent, not None.
+
+    inputs; and, where granted and revealed, ``targets`` and ``task`` [batch], the context of each sample.
+    """
+
+    def __init__(self, inputs: Any, **told: Any) -> None:
+        self.__dict__.update(inputs=inputs, **told)
+
+    def __getattr__(self, name: str) -> Any:
+        raise Hidden(f"{name} is not shown in this setting")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
+
+
+@dataclass(frozen=True)
+class Context:
+    """One distribution of the stream.
+
+    train, test: indices into the data; relabel: [classes], the output of each class, or None for the class itself;
+    outputs: the outputs that can be right here, or None for all.
+    """
+
+    index: int
+    name: str
+    train: Tensor | None
+    test: Tensor | None
+    relabel: Tensor | None = None
+    outputs: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One call of ``learn``: the samples that come (indices, and the context of each), and whether more than once."""
+
+    index: int
+    contexts: tuple[int, ...]
+    indices: Tensor | None
+    context_of: Tensor | None
+    ordered: bool = False  # the order of the samples is part of the setting: seen once, as they come
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Everything that a cell learns from and is judged on, fixed before it starts."""
+
+    contexts: tuple[Context, ...]
+    phases: tuple[Phase, ...]
+    grants: frozenset[str]
+    protocol: tuple[str, ...]
+    outputs: int
+    train: Data | None
+    test: Data | None
+
+    def task_outputs(self, device: torch.device) -> Tensor:
+        """[contexts, outputs], true where an output can be right in a context."""
+        mask = torch.zeros(len(self.contexts), self.outputs, dtype=torch.bool)
+        for context in self.contexts:
+            mask[context.index, list(context.outputs if context.outputs is not None else range(self.outputs))] = True
+        return mask.to(device)
+
+    def view(self, device: torch.device) -> "View":
+        """What a method may know of the stream before it starts."""
+        labelled = self.grants & {"task_labels_train", "task_labels_test"}
+        apart = any(context.outputs is not None and len(context.outputs) < self.outputs for context in self.contexts)
+        return View(self.grants, self.outputs, self.task_outputs(device) if labelled and apart else None)
+
+    def describe(self) -> list[str]:
+        """The stream in words, one line a context."""
+        lines = []
+        for context in self.contexts:
+            train = "-" if context.train is None else len(context.train)
+            test = "-" if context.test is None else len(context.test)
+            lines.append(f"context {context.index}: {context.name}, {train} training and {test} test samples")
+        return lines
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method is told before it starts: what the setting grants, the size of a prediction, and, where tasks are
+    labelled and differ in them, which outputs each task can have [contexts, outputs]."""
+
+    grants: frozenset[str]
+    outputs: int
+    task_outputs: Tensor | None = None
+
+
+def batches(phase: Phase, size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices and contexts of one batch after another, from batch number ``start`` on.
+
+    An ordered phase ends after one pass; any other is shuffled anew for each pass, for ever. The order depends on the
+    seed, the phase and the pass only, so any position can be returned to.
+    """
+    assert phase.indices is not None
+    assert phase.context_of is not None
+    count = len(phase.indices)
+    a_pass = -(-count // size)
+    first_pass, skip = divmod(start, a_pass)
+    number = first_pass
+    while True:
+        order = (
+            torch.arange(count)
+            if phase.ordered
+            else torch.randperm(count, generator=generator(seed, "order", phase.index, number))
+        )
+        for at in range(skip * size, count, size):
+            chosen = order[at : at + size]
+            yield phase.indices[chosen], phase.context_of[chosen]
+        if phase.ordered:
+            return
+        number, skip = number + 1, 0
+
+
+def steps_in_a_pass(phase: Phase, size: int) -> int:
+    """Batches in one pass over a phase's samples; 1 where there is no data."""
+    return 1 if phase.indices is None else -(-len(phase.indices) // size)
+
+
+def build(node: Mapping[str, Any], benchmark: Any, seed: int) -> Stream:
+    """The stream that a setting's configuration makes of a benchmark."""
+    own = parameters(node, "setting")
+    return target(node)(benchmark, frozenset(node["grants"]), tuple(node["protocol"]), seed, **own)

@@ -1,0 +1,59 @@
+"""Hydra's submitit launchers, extended: each cell gets what its own configuration asks for, and dies alone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+if TYPE_CHECKING:
+    from fourfold.launch.jobs import Job
+
+
+class FourfoldLauncher(BaseSubmititLauncher):
+    """What the two launchers share. ``params`` is the launcher's own configuration."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Hydra's interface: composes each job here, once, and runs them all."""
+        from fourfold.launch.through import jobs_of_overrides
+
+        return self.run_jobs(jobs_of_overrides(self, job_overrides, initial_job_idx))
+
+    def run_jobs(self, jobs: "Sequence[Job]") -> list[JobReturn]:
+        """Runs jobs that are composed already; a return for each, whatever became of it."""
+        from fourfold.launch.jobs import job_return
+        from fourfold.launch.stop import Stop
+
+        with Stop() as stop:
+            self._run(jobs, stop)
+        if stop and any(job.ending is None for job in jobs):
+            self.interrupted = True
+        return [job_return(job) for job in jobs]
+
+    interrupted = False
+
+    def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
+        raise NotImplementedError
+
+
+class LocalLauncher(FourfoldLauncher):
+    """Processes of this machine, ``slots`` at a time."""
+
+    _EXECUTOR = "local"
+
+    def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
+        from fourfold.launch.local import run_local
+
+        assert self.config is not None
+        run_local(jobs, self.params["submitit_folder"], jobs[0].slots if jobs else 1, stop)
+
+
+class SlurmLauncher(FourfoldLauncher):
+    """Slurm jobs, one array for each kind of request."""
+
+    _EXECUTOR = "slurm"
+
+    def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
+        from fourfold.launch.slurm import run_slurm
+
+        run_slurm(jobs, self.params, stop)
