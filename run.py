@@ -1,4 +1,4 @@
-"""Runs one cell, or with -m a sweep.   python run.py -m benchmark=digits setting=class_incremental method=finetune,replay"""
+"""One cell, or with -m a sweep.   python run.py -m benchmark=digits setting=class_incremental method=finetune,replay"""
 
 from fourfold.launch.main import main
 

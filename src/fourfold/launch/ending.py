@@ -9,11 +9,20 @@ from typing import Any
 
 from fourfold import compatibility, record
 from fourfold.errors import FAILED, INTERRUPTED, UNAVAILABLE, FourfoldError
+from fourfold.launch.progress import warn
 from fourfold.record import Record
 
 BUG, LOST, OUT_OF_MEMORY, TIMEOUT = "bug", "lost node", "out of memory", "timeout"
 OWN_FAULT = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-MEMORY_WORDS = ("out of memory", "outofmemory", "memoryerror", "std::bad_alloc", "oom-kill", "oom_kill", "cannot allocate")
+MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "memoryerror",
+    "std::bad_alloc",
+    "oom-kill",
+    "oom_kill",
+    "cannot allocate",
+)
 LOG_LINES = 15
 
 
@@ -145,7 +154,7 @@ def write_if_possible(found: Record, folder: Path, keep_series: bool = False) ->
             (folder / record.SERIES_FILE).unlink(missing_ok=True)
         found.write(folder)
     except OSError as error:
-        print(f"warning: {folder}: the record cannot be written: {error.strerror}", flush=True)
+        warn(f"{folder}: the record cannot be written: {error.strerror}")
 
 
 def _with_time_limit(found: Record, folder: Path) -> Record:

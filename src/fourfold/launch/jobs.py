@@ -48,7 +48,7 @@ class FrozenJob:
 
 @dataclass
 class Job:
-    """``request`` is what it asks of a scheduler; ``timeout`` (seconds), ``devices`` and ``slots`` hold on this machine.
+    """``request`` is what it asks of a scheduler; ``timeout`` (seconds), ``devices``, ``slots`` hold on this machine.
 
     ``on_start`` is called just before the job is handed over, ``on_end`` once, when it has ended.
     """
@@ -76,7 +76,7 @@ def job_return(job: Job) -> JobReturn:
     message = (ending.message if ending else None) or "the job did not run"
     found = JobReturn(
         overrides=OmegaConf.to_container(config.hydra.overrides.task),  # type: ignore[arg-type]
-        cfg=OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]),
+        cfg=OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]),
         hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
         task_name=config.hydra.job.name,
         status=JobStatus.FAILED,

@@ -1,5 +1,6 @@
 """Jobs as processes of this machine: a few at a time, each alone with its crash, its leak and its time limit."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -169,17 +170,13 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """Ends the session of a process that we started and have not yet reaped."""
     if process.returncode is None:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _ending(one: _Running) -> Ending:
@@ -201,7 +198,9 @@ def outcome(identity: str, paths: JobPaths) -> Ending:
         kind, value = pickle_load(paths.result_pickle)
     except Exception as error:
         return died(identity, LOST, f"the job's result cannot be read ({type(error).__name__})")
-    if kind == "success":
+    if kind == "success":  # what it printed stays
+        for path in (paths.result_pickle, paths.submitted_pickle):
+            path.unlink(missing_ok=True)
         return Ending(identity, result=value)
     last = (value.strip().splitlines() or ["unknown error"])[-1]
     reason, _ = reason_of_exit(1, last)

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fourfold.launch.progress import warn
+
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "sweep.json"
 SAVE_INTERVAL = 1.0  # seconds between two saves while cells end; the last one is always made
@@ -45,6 +47,7 @@ class Manifest:
             "cells": [{"state": None, "job": None, **cell} for cell in cells],
             "refused": list(refused),
         }
+        self._entries = {entry["index"]: entry for entry in self.content["cells"]}
         self._saved = 0.0
 
     def save(self) -> None:
@@ -63,9 +66,7 @@ class Manifest:
 
     def update(self, index: int, **facts: Any) -> None:
         """Notes facts (state, job) of one cell; saves, but not at every one of many quick cells."""
-        for entry in self.content["cells"]:
-            if entry["index"] == index:
-                entry.update(facts)
+        self._entries[index].update(facts)
         if time.monotonic() - self._saved >= SAVE_INTERVAL:
             self.save_if_possible()
 
@@ -80,4 +81,4 @@ class Manifest:
             self.save()
         except OSError as error:
             self._saved = time.monotonic()
-            print(f"warning: {self.folder / MANIFEST_FILE}: {error.strerror}", flush=True)
+            warn(f"{self.folder / MANIFEST_FILE}: {error.strerror}")

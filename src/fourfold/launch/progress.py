@@ -1,10 +1,16 @@
 """What a sweep tells while it runs: a line for each cell that ends, a summary at the end."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourfold.errors import DONE
-from fourfold.record import Record
+
+if TYPE_CHECKING:  # records bring numpy, which --help and a refusal do without
+    from fourfold.record import Record
 
 WIDTH = max(len(state) for state in ("unavailable", "interrupted", "failed", "done"))
 
@@ -13,40 +19,38 @@ def say(line: str) -> None:
     """Prints a line at once; a reader that went away (| head) does not end the sweep."""
     try:
         print(line, flush=True)
-    except (BrokenPipeError, OSError, ValueError):
-        _stop_printing()
+    except (OSError, ValueError):
+        stop_printing()
 
 
 def warn(line: str) -> None:
     """One line on stderr."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         print(f"warning: {' '.join(line.split())}", file=sys.stderr, flush=True)
-    except (BrokenPipeError, OSError, ValueError):
-        pass
 
 
-def ended_line(found: Record, number: int, total: int) -> str:
+def ended_line(found: "Record", number: int, total: int) -> str:
     """``[ 3/12] done         digits-cpu-...-seed0-abc  0.931  1.2k images/s``"""
     width = len(str(total))
     note = key_figure(found) if found.state == DONE else first_line(found.message)
     return f"[{number:>{width}}/{total}] {found.state:<{WIDTH}}  {found.cell}  {note}".rstrip()
 
 
-def summary(records: Sequence[Record]) -> str:
+def summary(cells: "Sequence[tuple[Record, Path]]") -> str:
     """Every cell with its state and key figures."""
-    try:
-        from fourfold.report import summary as table
-    except ImportError:
-        return "\n".join(ended_line(found, number, len(records)) for number, found in enumerate(records, 1))
-    return table(list(records))
+    from fourfold.report import summary as table
+
+    return table(list(cells))
 
 
-def key_figure(found: Record) -> str:
+def key_figure(found: "Record") -> str:
     """One or two figures that tell whether a cell went well."""
     parts = []
     if found.evaluations:
         last = max(entry["after"] for entry in found.evaluations)
-        values = [entry["value"] for entry in found.evaluations if entry["after"] == last and entry["value"] is not None]
+        values = [
+            entry["value"] for entry in found.evaluations if entry["after"] == last and entry["value"] is not None
+        ]
         if values:
             parts.append(f"{found.evaluations[0]['metric']} {sum(values) / len(values):.3g}")
     if found.ended is not None:
@@ -58,11 +62,7 @@ def first_line(message: str | None) -> str:
     return (message or "").strip().split("\n")[0]
 
 
-def _stop_printing() -> None:
+def stop_printing() -> None:
     """Sends what is still to be printed nowhere, so that Python's own flush at exit does not fail."""
-    import os
-
-    try:
+    with contextlib.suppress(OSError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as the process)
-    except OSError:
-        pass

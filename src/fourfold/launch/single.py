@@ -43,12 +43,12 @@ def run_one(
     else:
         entry = {"index": 0, "cell": folder.name, "folder": os.path.relpath(folder, output_dir), "overrides": overrides}
         manifest = Manifest(output_dir, new_identity(), command, [entry])
-        sweep.start(manifest, output_dir)
+        sweep.start(manifest, cell["tracking"], output_dir)
         sweep.prepare_tracking(cell["tracking"], output_dir)
         found = _run(run, cell, folder, overrides)
         manifest.update(0, state=found.state)
         sweep.finish(manifest, cell["tracking"], output_dir, [folder])
-    say(progress.summary([found]))
+    say(progress.summary([(found, folder)]))
     return found
 
 

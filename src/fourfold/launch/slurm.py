@@ -1,5 +1,7 @@
 """Jobs on a Slurm cluster: one array for each kind of request, watched by result file and by Slurm's own states."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -12,7 +14,18 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from fourfold.errors import Unavailable
-from fourfold.launch.ending import BUG, LOST, OUT_OF_MEMORY, TIMEOUT, Ending, died, interrupted, read_log, reason_of_exit, refused
+from fourfold.launch.ending import (
+    BUG,
+    LOST,
+    OUT_OF_MEMORY,
+    TIMEOUT,
+    Ending,
+    died,
+    interrupted,
+    read_log,
+    reason_of_exit,
+    refused,
+)
 from fourfold.launch.jobs import Job
 from fourfold.launch.local import outcome
 from fourfold.launch.stop import Stop
@@ -21,10 +34,26 @@ ARRAY_LIMIT = 1000  # Slurm's default MaxArraySize is 1001, and submitit does no
 RESULT_POLL = 0.25  # seconds between two looks for result files
 STATE_POLL = 3.0  # seconds between two questions to Slurm, growing to STATE_POLL_MOST
 STATE_POLL_MOST = 15.0
-FILE_GRACE = 5.0  # seconds that a result may take to appear through a shared file system after the job has ended
+FILE_GRACE = 5.0  # seconds that a result may take to appear through a shared file system after the job has died
+COMPLETED_GRACE = 60.0  # the same after Slurm says that all went well: then there is a result somewhere
 UNSEEN_GRACE = 30.0  # seconds that a submitted job may be unknown to squeue
 
-ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+ALIVE = (
+    "PENDING",
+    "RUNNING",
+    "SUSPENDED",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESIZING",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+)
 REASONS = {
     "OUT_OF_MEMORY": OUT_OF_MEMORY,
     "TIMEOUT": TIMEOUT,
@@ -52,7 +81,9 @@ def run_slurm(jobs: Sequence[Job], site: dict[str, Any], stop: Stop) -> None:
     unavailable and no others. Raises Unavailable, before anything is submitted, where there is no Slurm.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise Unavailable("hydra/launcher=submitit_slurm: there is no Slurm here (no sbatch); hydra/launcher=submitit_local runs here")
+        raise Unavailable(
+            "hydra/launcher=submitit_slurm: there is no Slurm here (no sbatch); hydra/launcher=submitit_local runs here"
+        )
     submitted: list[_Submitted] = []
     try:
         for group in grouped(jobs, lambda job: slurm_parameters(job.request, site, job.timeout)):
@@ -77,15 +108,19 @@ def grouped(jobs: Iterable[Job], key: Callable[[Job], Any]) -> list[list[Job]]:
 def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
     """submitit's parameters for a cell's request; where it names none, the site's partition, account, qos, constraint.
 
-    ``timeout`` (seconds) shortens the request's time limit, never lengthens it.
+    ``timeout`` (seconds) shortens the request's time limit, never lengthens it: the cell ends itself at its
+    timeout, so Slurm's limit, and the signal that comes before it, lie beyond that.
     """
     minutes = request.get("timeout_min", 60)
+    delay = site.get("signal_delay_s", 60)
     if timeout is not None:
-        minutes = min(minutes, max(1, -(-int(timeout) // 60)))
+        minutes = min(minutes, -(-int(timeout + delay) // 60) + 1)
     cores = request.get("cpus_per_task")
     srun = list(site.get("srun_args") or [])
     if cores:  # from Slurm 22.05 on, srun does not take sbatch's word for it
         srun.append(f"--cpus-per-task={cores}")
+    if request.get("nodes", 1) * request.get("tasks_per_node", 1) > 1:  # else the other ranks wait for a dead one
+        srun.append("--kill-on-bad-exit=1")
     parameters = {
         "name": site.get("name", "fourfold"),
         "nodes": request.get("nodes", 1),
@@ -96,7 +131,7 @@ def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: flo
         "slurm_gres": request.get("gres"),
         "slurm_setup": [*(site.get("setup") or []), *(request.get("setup") or [])] or None,
         "slurm_array_parallelism": site.get("array_parallelism", 256),
-        "slurm_signal_delay_s": site.get("signal_delay_s", 60),
+        "slurm_signal_delay_s": delay,
         "slurm_additional_parameters": site.get("additional_parameters") or None,
         "slurm_srun_args": srun or None,
     }
@@ -112,11 +147,15 @@ def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
     )
     executor.update_parameters(**request)
     try:
-        with _outside_of_a_job():
+        with _outside_of_a_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
             handles = executor.submit_array([job.frozen for job in group])
     except (FailedJobError, FailedSubmissionError) as error:
         said = " ".join(str(error).split()) or "sbatch failed"
-        asked = {key.removeprefix("slurm_"): value for key, value in request.items() if key in ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")}
+        asked = {
+            key.removeprefix("slurm_"): value
+            for key, value in request.items()
+            if key in ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
+        }
         shown = ", ".join(f"{key}={value}" for key, value in asked.items())
         for job in group:
             job.end(refused(f"Slurm does not take this request ({shown}): {said}"))
@@ -129,7 +168,17 @@ def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
 class _outside_of_a_job:
     """sbatch takes SLURM_* and SBATCH_* of a surrounding job for wishes of the new one; these are hidden from it."""
 
-    HIDDEN = ("SLURM_JOB", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_CPUS", "SLURM_MEM", "SLURM_GPUS", "SLURM_TRES", "SLURM_NNODES", "SLURM_ARRAY")
+    HIDDEN = (
+        "SLURM_JOB",
+        "SLURM_NTASKS",
+        "SLURM_NPROCS",
+        "SLURM_CPUS",
+        "SLURM_MEM",
+        "SLURM_GPUS",
+        "SLURM_TRES",
+        "SLURM_NNODES",
+        "SLURM_ARRAY",
+    )
 
     def __enter__(self) -> None:
         self.kept = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith(self.HIDDEN)}
@@ -160,7 +209,12 @@ def _result(one: _Submitted) -> Ending | None:
     if len(there) == len(handles):
         endings = [outcome(one.handle.job_id, handle.paths) for handle in handles]
         return next((ending for ending in endings if not ending.returned), endings[0])
-    if one.gone_since is None or time.monotonic() - one.gone_since < FILE_GRACE:
+    if one.gone_since is None:
+        return None
+    with contextlib.suppress(OSError):  # makes a network file system look again, as submitit does
+        folder = handles[0].paths.folder
+        folder.chmod(folder.stat().st_mode)
+    if time.monotonic() - one.gone_since < (COMPLETED_GRACE if one.state == "COMPLETED" else FILE_GRACE):
         return None
     missing = next(handle for handle in handles if handle not in there)
     return _death(one, read_log(missing.paths.stderr, missing.paths.stdout, handles[0].paths.stderr))
@@ -174,7 +228,12 @@ def _death(one: _Submitted, log: str) -> Ending:
         return died(one.handle.job_id, LOST, f"Slurm no longer knows job {one.handle.job_id}", log)
     reason, _ = reason_of_exit(1, log)
     killed = reason == BUG and "Killed" in log
-    return died(one.handle.job_id, LOST if killed else reason, f"Slurm job {one.handle.job_id} ended as {state} without a result", log)
+    return died(
+        one.handle.job_id,
+        LOST if killed else reason,
+        f"Slurm job {one.handle.job_id} ended as {state} without a result",
+        log,
+    )
 
 
 def _look(waiting: Sequence[_Submitted], begun: float) -> None:
@@ -206,7 +265,7 @@ def job_states(ids: Iterable[str]) -> dict[str, str] | None:
         return None
     if answer.returncode != 0:
         return {} if "Invalid job id" in answer.stderr else None
-    return dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)  # type: ignore[misc]
+    return dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
 
 
 def accounted_state(identity: str) -> str | None:

@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Counts requests to stop while its block runs: at the first, cells are asked to end; at the second, ended at once."""
+    """Counts requests to stop while its block runs: at the first cells are asked to end, at the second ended."""
 
     def __init__(self) -> None:
         self.requests = 0

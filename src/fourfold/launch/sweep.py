@@ -19,7 +19,9 @@ OnStart = Callable[[PlannedCell, str | None], None]
 Launch = Callable[[list[PlannedCell], OnStart, OnEnd], list[JobReturn]]
 
 
-def run_sweep(found: Plan, sweep_dir: Path, launch: Launch, command: Sequence[str]) -> tuple[list[Record], list[JobReturn]]:
+def run_sweep(
+    found: Plan, sweep_dir: Path, launch: Launch, command: Sequence[str]
+) -> tuple[list[Record], list[JobReturn]]:
     """Runs what is left to run of a plan; returns the records of all its cells and the launcher's returns.
 
     Raises Refused, with nothing started, where nothing can be run or the output folder cannot be written.
@@ -31,22 +33,27 @@ def run_sweep(found: Plan, sweep_dir: Path, launch: Launch, command: Sequence[st
     chosen = [planned for planned in found.cells if is_left(planned.folder, first["rerun"])]
     left = {planned.index for planned in chosen}
     kept = {p.index: record for p in found.cells if p.index not in left and (record := readable(p.folder))}
+    if not chosen and not kept:
+        raise Refused(f"rerun={first['rerun']}: nothing to run, since none of these cells has a record")
     entries = [entry(p, output_dir, kept.get(p.index)) for p in found.cells]
     refused = [{"overrides": overrides, "why": why} for overrides, why in found.refused]
     manifest = Manifest(output_dir, sweep_dir.name, command, entries, refused)
-    start(manifest, output_dir)
+    start(manifest, first["tracking"], output_dir)
     for line in refusal_table(found):
         progress.say(line)
     if len(chosen) < len(found.cells):
-        progress.say(f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again")
+        progress.say(
+            f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again"
+        )
     prepare_tracking(first["tracking"], output_dir)
     records, returns = _launch(chosen, launch, manifest)
     everything = [records.get(p.index) or kept.get(p.index) for p in found.cells]
     all_records = [record for record in everything if record is not None]
+    shown = [(record, p.folder) for record, p in zip(everything, found.cells, strict=True) if record is not None]
     finish(manifest, first["tracking"], output_dir, [p.folder for p in found.cells])
     if all_records:
         progress.say("")
-        progress.say(progress.summary(all_records))
+        progress.say(progress.summary(shown))
     return all_records, returns
 
 
@@ -56,7 +63,8 @@ def _launch(chosen: list[PlannedCell], launch: Launch, manifest: Manifest) -> tu
     before = {planned.index: signature(planned.folder) for planned in chosen}
 
     def on_start(planned: PlannedCell, job: str | None) -> None:
-        before[planned.index] = signature(planned.folder)
+        if job is None:  # it starts only now; a scheduler's may be running already
+            before[planned.index] = signature(planned.folder)
         manifest.update(planned.index, job=job)
 
     def on_end(planned: PlannedCell, ending: Ending) -> None:
@@ -112,8 +120,11 @@ def entry(planned: PlannedCell, output_dir: Path, kept: Record | None) -> dict[s
     }
 
 
-def start(manifest: Manifest, output_dir: Path) -> None:
-    """Writes the manifest. Raises Refused if the output folder cannot be written."""
+def start(manifest: Manifest, tracking: dict[str, Any], output_dir: Path) -> None:
+    """Writes the manifest. Raises Refused if tracking names no store or the output folder cannot be written."""
+    from fourfold.tracking import resolve
+
+    resolve(tracking, output_dir)
     try:
         manifest.save()
     except OSError as error:

@@ -40,7 +40,9 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
     hardware = cell["hardware"]
     accelerated = hardware["backend"] != "cpu" and not hardware["stand_in"]
     return Job(
-        FrozenJob(launcher.hydra_context, launcher.task_function, frozen(planned), planned.index, Singleton.get_state()),
+        FrozenJob(
+            launcher.hydra_context, launcher.task_function, frozen(planned), planned.index, Singleton.get_state()
+        ),
         request=hardware["launcher"],
         timeout=cell["timeout"],
         devices=hardware["devices"] if accelerated else 0,

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 class FourfoldLauncher(BaseSubmititLauncher):
-    """What the two launchers share. ``params`` is the launcher's own configuration."""
+    """What the two launchers share. ``interrupted`` says that the user wants no more jobs to be started."""
+
+    interrupted = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's interface: composes each job here, once, and runs them all."""
@@ -26,11 +28,8 @@ class FourfoldLauncher(BaseSubmititLauncher):
 
         with Stop() as stop:
             self._run(jobs, stop)
-        if stop and any(job.ending is None for job in jobs):
-            self.interrupted = True
+        self.interrupted = bool(stop)
         return [job_return(job) for job in jobs]
-
-    interrupted = False
 
     def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
         raise NotImplementedError
@@ -44,7 +43,6 @@ class LocalLauncher(FourfoldLauncher):
     def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
         from fourfold.launch.local import run_local
 
-        assert self.config is not None
         run_local(jobs, self.params["submitit_folder"], jobs[0].slots if jobs else 1, stop)
 
 

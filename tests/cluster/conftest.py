@@ -1,0 +1,45 @@
+"""A real Slurm of six emulated nodes, started for these tests and stopped after them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def free_port_range(size: int = 40) -> int:
+    """The first of ``size`` neighbouring ports of which none is taken now."""
+    for base in range(28817, 60000, size):
+        if all(_is_free(base + offset) for offset in (0, 1, *range(11, 20))):
+            return base
+    pytest.skip("no free ports for a Slurm of our own")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Path]:
+    """Sets SLURM_CONF to a cluster with nodes a100-1, a100-2, mi300x-1, mi300x-2, cpu-1, cpu-2; skips, saying why."""
+    folder = Path(tempfile.mkdtemp(prefix="fourfold-slurm-", dir="/tmp"))  # sockets need a short path
+    folder.rmdir()
+    command = [str(HERE / "start-test-cluster"), "--dir", str(folder), "--base-port", str(free_port_range())]
+    started = subprocess.run(command, capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        reason = (started.stderr.strip().splitlines() or ["no reason given"])[-1]
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"no Slurm can be started here: {reason}")
+    try:
+        os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+        yield folder
+    finally:
+        os.environ.pop("SLURM_CONF", None)
+        subprocess.run([str(HERE / "stop-test-cluster"), "--dir", str(folder), "--purge", "--quiet"], check=False)
