@@ -39,13 +39,13 @@ def _guarded(command: Any) -> int:
     except FourfoldError as error:
         if debugging():
             raise
-        print(f"fourfold: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return exit_code([error.state])
     except Exception as error:
         if debugging():
             raise
         first = (str(error).strip().splitlines() or ["no message"])[0]
-        print(f"fourfold: {type(error).__name__}: {first} (FOURFOLD_DEBUG=1 shows where)", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {first} (FOURFOLD_DEBUG=1 shows where)", file=sys.stderr)
         return 1
 
 
@@ -156,7 +156,7 @@ def _sync(options: argparse.Namespace) -> int:
     if not options.output_dir.is_dir():
         raise Refused(f"{options.output_dir}: no such folder; runs leave one, or --output-dir names it")
     done = sync(_tracking(options.overrides), options.output_dir)
-    print(f"{done['sweeps']} sweeps; {done['written']} runs written, {done['kept']} were up to date")
+    print(f"sweeps: {done['sweeps']}; runs written: {done['written']}; up to date before: {done['kept']}")
     return 0
 
 

@@ -155,7 +155,8 @@ def _setting_lines(cell: Mapping[str, Any]) -> list[str]:
     text = f"{count} context{'' if count == 1 else 's'}"
     if setting.get("split") == "classes" and classes:
         order = setting.get("class_order")
-        text += f" of {classes} classes (order: {order}{', by seed ' + str(cell['seed']) if order == 'seeded' else ''})"
+        by_seed = f", by seed {cell['seed']}" if order == "seeded" else ""
+        text += f" over {classes} classes (order: {order}{by_seed})"
     return ["", f"stream: {text}; judged: {', '.join(setting.get('protocol') or []) or 'never'}"]
 
 

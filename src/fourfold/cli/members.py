@@ -1,6 +1,7 @@
 """`list`: the members of each axis, a line each. `tree`: the settings, derived from what they grant."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from fourfold import compatibility, composition
 from fourfold.cli.sources import description, hydra
@@ -40,43 +41,42 @@ def _group_text(group: str) -> str:
     return "\n".join([f"{group}=", *lines])
 
 
+@dataclass
+class _Tree:
+    """The derived tree: of each node its parents, what it grants, the methods that apply; which were shown."""
+
+    parents: dict[str, list[str]]
+    grants: dict[str, frozenset[str]]
+    methods: dict[str, list[str]]
+    shown: set[str]
+
+
 def tree_text() -> str:
     """Every setting below those that grant less: what it adds, and the methods that apply there."""
     with hydra():
         catalogue = composition.catalogue()
-    parents = compatibility.parents(catalogue["setting"])
-    grants = {_label(setting, catalogue): setting.gives for setting in catalogue["setting"]}
-    roots = [node for node, above in parents.items() if not above]
-    common = frozenset.intersection(*grants.values()) if grants else frozenset()
-    lines = ["settings, each below those that tell the learner less (+ what it grants besides)"]
-    if len(roots) > 1:
-        lines.append(f"all grant: {_facts(common)}")
-    shown: set[str] = set()
-    for root in _ordered(roots, grants):
-        added = grants[root] - (common if len(roots) > 1 else frozenset())
-        lines += ["", *_node_lines(root, added, "", parents, grants, catalogue, shown)]
+    grants = {_label(setting, catalogue["setting"]): setting.gives for setting in catalogue["setting"]}
+    methods = {node: applicable(facts, catalogue) for node, facts in grants.items()}
+    tree = _Tree(compatibility.parents(catalogue["setting"]), grants, methods, set())
+    lines = ["settings, each below those that tell the learner less: + what it grants, + methods that apply besides"]
+    for root in _ordered((node for node, above in tree.parents.items() if not above), tree):
+        lines += ["", *_node_lines(root, None, "", tree)]
     return "\n".join(lines)
 
 
-def _node_lines(
-    node: str,
-    added: frozenset[str],
-    indent: str,
-    parents: dict[str, list[str]],
-    grants: dict[str, frozenset[str]],
-    catalogue: dict[str, list[Member]],
-    shown: set[str],
-) -> Iterator[str]:
+def _node_lines(node: str, above: str | None, indent: str, tree: _Tree) -> Iterator[str]:
     yield f"{indent}{node}"
-    if node in shown:
-        yield f"{indent}  (as above)"
-        return
-    shown.add(node)
-    yield f"{indent}  + {_facts(added)}"
-    yield f"{indent}  methods: {', '.join(applicable(grants[node], catalogue)) or 'none'}"
-    below = [child for child, above in parents.items() if node in above]
-    for child in _ordered(below, grants):
-        yield from _node_lines(child, grants[child] - grants[node], indent + "    ", parents, grants, catalogue, shown)
+    known_facts, known_methods = (tree.grants[above], tree.methods[above]) if above else (frozenset(), [])
+    added = tree.grants[node] - known_facts
+    yield f"{indent}  + {', '.join(sorted(added)) or 'nothing'}"
+    new = [method for method in tree.methods[node] if method not in known_methods]
+    if new:
+        yield f"{indent}  + methods: {', '.join(new)}"
+    if node in tree.shown:
+        return  # it has several parents; what is below it was shown below the first
+    tree.shown.add(node)
+    for child in _ordered((child for child, parents in tree.parents.items() if node in parents), tree):
+        yield from _node_lines(child, node, indent + "    ", tree)
 
 
 def applicable(grants: frozenset[str], catalogue: dict[str, list[Member]]) -> list[str]:
@@ -92,14 +92,10 @@ def applicable(grants: frozenset[str], catalogue: dict[str, list[Member]]) -> li
     return found
 
 
-def _label(setting: Member, catalogue: dict[str, list[Member]]) -> str:
+def _label(setting: Member, settings: Iterable[Member]) -> str:
     """The node of the tree that a setting is in: all that grant the same."""
-    return " = ".join(sorted(other.name for other in catalogue["setting"] if other.gives == setting.gives))
+    return " = ".join(sorted(other.name for other in settings if other.gives == setting.gives))
 
 
-def _ordered(nodes: Iterable[str], grants: dict[str, frozenset[str]]) -> list[str]:
-    return sorted(nodes, key=lambda node: (len(grants[node]), node))
-
-
-def _facts(facts: Iterable[str]) -> str:
-    return ", ".join(sorted(facts)) or "nothing"
+def _ordered(nodes: Iterable[str], tree: _Tree) -> list[str]:
+    return sorted(nodes, key=lambda node: (len(tree.grants[node]), node))

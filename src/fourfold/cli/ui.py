@@ -1,5 +1,6 @@
 """`ui`: MLflow's own page on the runs, on this machine only."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from fourfold.errors import Failed, Refused
 from fourfold.tracking import resolve
 from fourfold.tracking.store import set_environment
+from fourfold.tracking.views import table_address
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -44,6 +47,9 @@ def serve(tracking: Mapping[str, Any], output_dir: Path, port: int) -> int:
     try:
         _wait(server, port, log)
         print(f"MLflow is at http://{HOST}:{port}   (Ctrl-C ends it)", flush=True)
+        table = _table(f"http://{HOST}:{port}", where.experiment)
+        if table:
+            print(f"the cells, by the four axes: {table}", flush=True)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -86,6 +92,16 @@ def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
             time.sleep(0.25)
     last = (log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"])[-1]
     raise Failed(f"MLflow's server did not start ({last[:200]}); its log: {log}")
+
+
+def _table(server: str, experiment: str) -> str | None:
+    """The address of the table of cells; None if the experiment is not there."""
+    query = urllib.parse.urlencode({"experiment_name": experiment})
+    try:
+        with urllib.request.urlopen(f"{server}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10) as answer:
+            return table_address(server, json.load(answer)["experiment"]["experiment_id"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _stop(*_: Any) -> None:

@@ -37,6 +37,11 @@ class Rate:
     warmup: int
     steady: bool = True
 
+    @property
+    def relative_half_width(self) -> float | None:
+        """Half of the interval over the mean: how well the rate is known."""
+        return None if self.high is None else (self.high - self.mean) / self.mean
+
 
 def rate(step_seconds: ArrayLike, step_units: ArrayLike) -> Rate | None:
     """The steady-state rate: units done in the steps after warm-up over the seconds that they took.

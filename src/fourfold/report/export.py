@@ -43,7 +43,7 @@ def row_data(row: Group) -> dict[str, Any]:
 
 
 def sweep_csv(sweep: Sweep) -> str:
-    """A header, then a line a row: axes, states, the rate, and of every figure the mean and the ends of its interval."""
+    """A header, then a line a row: axes, states, rate, and of every figure the mean and the ends of its interval."""
     rows = group(sweep.cells)
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     stream = StringIO()

@@ -98,16 +98,11 @@ def variant(record: Record) -> str:
 def rate_of(row: Group) -> RateSummary | None:
     """The steady rate: its mean over seeds and the interval between them; of one seed the interval over its steps.
 
-    Where no steady rate is known (no series at hand) the overall one, without interval.
+    None where it is not known: the cell recorded no steps, or its series is not at hand.
     """
     steady = row.figures.get("units_per_second")
     if steady is None:
-        overall = row.figures.get("overall_units_per_second")
-        return (
-            None
-            if overall is None
-            else RateSummary(overall.mean, overall.low, overall.high, "seeds" if overall.low else None)
-        )
+        return None
     if steady.count > 1:
         return RateSummary(steady.mean, steady.low, steady.high, "seeds")
     low, high = row.figures.get("units_per_second_low"), row.figures.get("units_per_second_high")

@@ -16,7 +16,7 @@ NO_RECORD, UNREADABLE = "no record", "unreadable"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's record and its numbers; without a readable record ``name``, ``state`` and ``message`` are all there is."""
+    """A cell's record and its numbers; without a readable record only ``name``, ``state`` and ``message``."""
 
     name: str
     state: str

@@ -48,7 +48,7 @@ class Column:
 
 def sweep_text(sweep: Sweep, width: int | None = None, color: bool = False) -> str:
     """The comparison table of a sweep: a row for each group of cells over seeds, then what went wrong."""
-    title = f"Sweep {sweep.id}" + (" (still running)" if sweep.running else "")
+    title = f"Sweep {sweep.id}" + (" (has not ended)" if sweep.running else "")
     return _document(title, group(sweep.cells), sweep.cells, sweep.refused, width, color, by_seed=False)
 
 
@@ -100,15 +100,18 @@ def _document(
 
 def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
     """All columns that say something, in their order."""
-    units = {row.unit for row in rows if rate_of(row)} - {None}
+    units = {row.unit for row in rows if "overall_units_per_second" in row.figures or rate_of(row)} - {None}
     unit = units.pop() if len(units) == 1 else None
+    in_header = f", {unit}/s" if unit else ""
+    steady = any(rate_of(row) for row in rows)
     metrics = dict.fromkeys(name for row in rows for name in row.figures if _is_average(name))
     columns = [
         *(_axis_column(axis, rows) for axis in AXES),
         _variant_column(rows),
         *([Column("seed", [", ".join(map(str, row.seeds)) for row in rows])] if by_seed else []),
         Column("state" if by_seed else "cells", [_states(row, by_seed) for row in rows], right=False),
-        Column(f"rate, {unit}/s" if unit else "rate", [_rate(row, unit is None) for row in rows]),
+        Column(f"rate{in_header}", [_rate(row, unit is None) for row in rows]),
+        *([] if steady else [Column(f"rate with warm-up{in_header}", [_overall(row, unit is None) for row in rows])]),
         *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
         Column("forgetting max", [_value(row, "forgetting_max") for row in rows]),
         Column("last loss", [_value(row, "last_loss") for row in rows]),
@@ -150,8 +153,16 @@ def _rate(row: Group, with_unit: bool) -> str:
         return ""
     text = ("" if _is_steady(row) else UNSTEADY_MARK) + rate_text(found.mean)
     if found.high is not None and found.mean > 0:
-        text += f" ±{100 * (found.high - found.mean) / found.mean:.2g} %"
+        text += f" ±{100 * (found.high - found.mean) / found.mean:.2g}%"
     return f"{text} {row.unit}/s" if with_unit and row.unit else text
+
+
+def _overall(row: Group, with_unit: bool) -> str:
+    """The rate over all of the learning: what is left to show where the steps are not at hand."""
+    found = row.figures.get("overall_units_per_second")
+    if found is None:
+        return ""
+    return f"{rate_text(found.mean)} {row.unit}/s" if with_unit and row.unit else rate_text(found.mean)
 
 
 def _is_steady(row: Group) -> bool:
@@ -208,7 +219,9 @@ def _table(columns: list[Column], rows: Sequence[Group]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in columns:
         head = "\n".join(column.name.rsplit(" ", 1))
-        table.add_column(head, justify="right" if column.right else "left", overflow="fold")
+        # Names stay whole as long as possible; evidence may go below the hardware's name.
+        whole = column.axis and column.name != "hardware"
+        table.add_column(head, justify="right" if column.right else "left", overflow="fold", no_wrap=whole)
     for index, row in enumerate(rows):
         apart = row.oracle and (index == 0 or not rows[index - 1].oracle)
         if apart and index:
@@ -218,15 +231,13 @@ def _table(columns: list[Column], rows: Sequence[Group]) -> Table:
 
 
 def _styled(column: Column, text: str, row: Group) -> Text:
-    # No-break spaces keep a number and its interval on one line.
-    shown = text if column.axis or column.name in ("cells", "variant") else text.replace(" ", "\N{NO-BREAK SPACE}")
     style = ""
     if column.name in ("state", "cells"):
         worst = next((state for state in reversed(row.states)), errors.DONE)
         style = STATE_STYLES.get(worst, "red")
     elif column.name == "hardware" and row.evidence != "measured":
         style = "yellow"
-    return Text(shown, style=style)
+    return Text(text, style=style)
 
 
 def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ def prepare(tracking: Mapping[str, Any], output_dir: Path) -> None:
     try:
         open_store(where)
     except TrackingError as error:
-        _warn(error)
+        _warn(error, tracking)
 
 
 def log_sweep(tracking: Mapping[str, Any], output_dir: Path, sweep: Mapping[str, Any], cells: Iterable[Path]) -> None:
@@ -53,7 +53,7 @@ def log_sweep(tracking: Mapping[str, Any], output_dir: Path, sweep: Mapping[str,
         with _writing(where.output_dir):
             write_sweep(open_store(where), where.output_dir, sweep, list(cells))
     except TrackingError as error:
-        _warn(error)
+        _warn(error, tracking)
 
 
 def sync(tracking: Mapping[str, Any], output_dir: Path) -> dict[str, int]:
@@ -78,7 +78,7 @@ def _writing(output_dir: Path) -> AbstractContextManager[None]:
     return locked(output_dir / ".tracking.lock", "another process is writing to MLflow")
 
 
-def _warn(error: TrackingError) -> None:
-    log.warning(
-        "MLflow: %s; the records are safe, python -m fourfold sync writes them later", error, exc_info=debugging()
-    )
+def _warn(error: TrackingError, tracking: Mapping[str, Any]) -> None:
+    words = "" if tracking["kind"] == "local" else f" tracking={tracking['kind']}"
+    message = "MLflow: %s; the records are safe, python -m fourfold sync%s writes them later"
+    log.warning(message, error, words, exc_info=debugging())

@@ -20,8 +20,9 @@ from fourfold.report.labels import hardware_label, run_name
 PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 6000, 5000, 250
 # Points of one curve: more than a screen is wide says nothing more.
 MOST_POINTS = 1000
-# Not as parameters: both scales' recipes (what ran is in recipe.*), and what a scheduler was asked for.
-NOT_PARAMETERS = ("benchmark.recipe", "hardware.launcher", "hardware.match", "tracking", "hydra")
+# Not as parameters: both scales' recipes and all sizes (what ran is in recipe.*), ranges of values, plumbing.
+NOT_PARAMETERS = {"benchmark.recipe", "hardware.launcher", "hardware.match", "tracking", "hydra"}
+NOT_PARAMETERS_ANYWHERE = {"limits", "sizes"}
 
 STATUS = {
     errors.DONE: "FINISHED",
@@ -146,12 +147,13 @@ def parameters(record: Record) -> dict[str, Any]:
     flat = {
         key: value
         for key, value in flatten(record.config)
-        if not any(key == left or key.startswith(left + ".") for left in NOT_PARAMETERS)
+        if ".".join(key.split(".")[:2]) not in NOT_PARAMETERS
+        and key.split(".")[0] not in NOT_PARAMETERS
+        and NOT_PARAMETERS_ANYWHERE.isdisjoint(key.split("."))
     }
     flat |= {f"recipe.{key}": value for key, value in flatten(record.recipe)}
-    if "hardware.name" in flat:
-        flat["hardware.name"] = hardware_label(record)
-    return {**flat, **axes(record)}
+    named = {f"{axis}.name" for axis in ("benchmark", "hardware", "setting", "method", "method.rule")}
+    return {**{key: value for key, value in flat.items() if key not in named}, **axes(record)}
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from fourfold.errors import Refused
 from fourfold.tracking.locks import TrackingError, locked
+from fourfold.tracking.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,6 +35,8 @@ SERVER_ENVIRONMENT = {
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # the page needs none of its eight helper processes
     "GIT_PYTHON_REFRESH": "quiet",
 }
 CONNECT_SECONDS = 5.0
@@ -124,6 +128,8 @@ def _connect(where: Location) -> Store:
     try:
         client = MlflowClient(tracking_uri=where.uri)
         return Store(client, _experiment(client, where))
+    except TrackingError:
+        raise
     except Exception as error:
         raise guarded(error, where.uri) from error
 
@@ -133,14 +139,17 @@ def _experiment(client: "MlflowClient", where: Location) -> str:
     found = client.get_experiment_by_name(where.experiment)
     if found is None:
         location = where.artifacts.as_uri() if where.database else None
-        try:
-            return client.create_experiment(where.experiment, artifact_location=location)
-        except Exception:  # created by another controller since
-            found = client.get_experiment_by_name(where.experiment)
-            if found is None:
-                raise
+        # Another controller may create it at this moment, so that ours is refused: then theirs is found.
+        with suppress(Exception):
+            client.create_experiment(where.experiment, artifact_location=location)
+        found = client.get_experiment_by_name(where.experiment)
+    if found is None:
+        raise TrackingError(f"{where.uri}: the experiment {where.experiment} cannot be created")
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    for key, value in experiment_tags().items():
+        if found.tags.get(key) != value:
+            client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 
 

@@ -1,0 +1,86 @@
+"""Golden values, computed by hand from the formulas of the papers."""
+
+import numpy as np
+import pytest
+
+from fourfold.metrics import continual
+from records import evaluations
+
+# Rows: untrained, after context 1, 2, 3. Columns: contexts.
+R = np.array(
+    [
+        [0.10, 0.20, 0.30],
+        [0.90, 0.15, 0.25],
+        [0.95, 0.80, 0.40],
+        [0.60, 0.70, 0.85],
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        (continual.average_accuracy, (0.60 + 0.70 + 0.85) / 3),
+        (continual.untrained_accuracy, 0.2),
+        (continual.learning_accuracy, (0.90 + 0.80 + 0.85) / 3),
+        (continual.average_incremental_accuracy, (0.90 + (0.95 + 0.80) / 2 + (0.60 + 0.70 + 0.85) / 3) / 3),
+        (continual.forgetting_max, ((0.95 - 0.60) + (0.80 - 0.70)) / 2),
+        (continual.forgetting_last, ((0.90 - 0.60) + (0.80 - 0.70)) / 2),
+        (continual.bwt_gem, ((0.60 - 0.90) + (0.70 - 0.80)) / 2),
+        (continual.fwt_gem, ((0.15 - 0.20) + (0.40 - 0.30)) / 2),
+    ],
+)
+def test_golden(metric, value: float) -> None:
+    assert metric(R) == pytest.approx(value)
+
+
+def test_the_matrix_is_read_from_the_evaluations() -> None:
+    entries = evaluations(R.tolist())
+    np.testing.assert_array_equal(continual.accuracy_matrix(entries), R)
+    assert continual.accuracy_matrix(entries, "perplexity").shape == (1, 0)
+    entries[0]["masked"] = 0.75
+    masked = continual.accuracy_matrix(entries, masked=True)
+    assert masked[0, 0] == 0.75
+    assert np.isnan(masked[1:]).all()
+
+
+def test_without_the_untrained_row_there_is_no_forward_transfer() -> None:
+    matrix = continual.accuracy_matrix(evaluations(R[1:].tolist(), first=1))
+    assert continual.fwt_gem(matrix) is None
+    assert continual.untrained_accuracy(matrix) is None
+    assert continual.bwt_gem(matrix) == pytest.approx(continual.bwt_gem(R))
+
+
+def test_contexts_seen_only_so_far() -> None:
+    """Later contexts were not evaluated before they were learned: all but forward transfer is defined."""
+    rows = [[0.9, None, None], [0.95, 0.8, None], [0.6, 0.7, 0.85]]
+    matrix = continual.accuracy_matrix(evaluations(rows, first=1))
+    for metric in (continual.average_accuracy, continual.average_incremental_accuracy, continual.forgetting_max):
+        assert metric(matrix) == pytest.approx(metric(R))
+    assert continual.fwt_gem(matrix) is None
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0.1, 0.2], [0.8, 0.7]],  # both contexts learned at once: one row of two
+        [[0.1], [0.9]],  # a single context
+        [[0.1, 0.2], [0.9, 0.1], [None, 0.8]],  # the last evaluation is not whole
+    ],
+)
+def test_undefined_is_none(rows: list[list[float | None]]) -> None:
+    matrix = continual.accuracy_matrix(evaluations(rows))
+    for metric in (continual.forgetting_max, continual.forgetting_last, continual.bwt_gem, continual.fwt_gem):
+        if not (metric is continual.fwt_gem and len(rows) == 3):  # which needs no last row
+            assert metric(matrix) is None
+
+
+def test_learned_at_once_has_an_average() -> None:
+    matrix = continual.accuracy_matrix([*evaluations([[0.1, 0.2]]), *evaluations([[0.8, 0.7]], first=2)])
+    assert continual.average_accuracy(matrix) == pytest.approx(0.75)
+    assert continual.average_incremental_accuracy(matrix) is None
+
+
+def test_nothing_learned_is_not_an_average() -> None:
+    assert continual.average_accuracy(continual.accuracy_matrix(evaluations([[0.5, 0.5]]))) is None
+    assert continual.average_accuracy(continual.accuracy_matrix([])) is None
