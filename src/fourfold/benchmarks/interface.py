@@ -115,6 +115,10 @@ class Benchmark:
         """The questions and answers that a batch of held-out data makes; the batch itself unless overridden."""
         return batch
 
+    def score(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """One number [] for a batch's prediction: the share of right ones, over tokens where targets are tokens."""
+        return (scores.argmax(-1) == targets).float().mean()
+
     def metric(self) -> Any:
         """A fresh torchmetrics metric of (scores, targets), recorded as ``metric_name``."""
         raise NotImplementedError

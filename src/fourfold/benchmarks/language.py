@@ -1,4 +1,4 @@
-"""Language models: next-token and masked-token training on real text, generation token by token."""
+"""Language models: next-token, masked-token and text-to-text training on real text, generation token by token."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,6 +42,24 @@ class EncoderModel(LanguageModel):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(input_ids=tokens).logits
+
+
+class EncoderDecoderModel(nn.Module):
+    """A transformers encoder-decoder as a plain function: source and previous tokens to scores of the next ones.
+
+    inputs: "source" [batch, length] and "previous" [batch, count], or windows of text, of which the first half is the
+    source; scores: [batch, count, vocabulary].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        if isinstance(inputs, Tensor):
+            inputs, _ = halves(inputs, inputs)
+        source, previous = inputs["source"], inputs["previous"]
+        return self.model(input_ids=source, decoder_input_ids=previous, use_cache=False).logits
 
 
 class CausalLanguageModelling(Benchmark):
@@ -113,6 +131,41 @@ def hide(tokens: Tensor, vocabulary: int, draw: torch.Generator) -> tuple[Tensor
     return torch.where(replaced, other, masked), targets
 
 
+class TextToText(CausalLanguageModelling):
+    """Read the first half of a window of text, write the second: prefix language modelling (Raffel et al. 2020, 3.3.1).
+
+    Units are sequences: pairs of a source and a target.
+    """
+
+    def __init__(self, node: Mapping[str, Any], recipe: Recipe, data_dir: str, seed: int) -> None:
+        super().__init__(node, recipe, data_dir, seed)
+        self.objective = TextToTextObjective(token_cross_entropy)
+
+    def units(self, batch: Batch) -> float:
+        return float(len(batch.targets))
+
+    def examination(self, batch: Batch) -> Batch:
+        return Batch(*halves(batch.inputs, batch.targets))
+
+
+class TextToTextObjective(SupervisedObjective):
+    """Cross entropy of the second half of each window, given the first."""
+
+    def terms(self, network: nn.Module, batch: Any) -> Iterator[Term]:
+        yield Term("all", *halves(batch.inputs, batch.targets), self.loss_of)
+
+
+def halves(tokens: Tensor, following: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Windows [batch, 2 n] and the token that follows each, as an encoder-decoder is given them.
+
+    The source is the first half; what the decoder reads begins with the source's last token, so that its targets
+    [batch, n] are the second half.
+    """
+    half = tokens.shape[1] // 2
+    written = slice(half - 1, 2 * half - 1)
+    return {"source": tokens[:, :half], "previous": tokens[:, written]}, following[:, written]
+
+
 def llama(
     vocabulary: int,
     hidden: int,
@@ -154,3 +207,157 @@ def bert(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: in
         max_position_embeddings=positions,
     )
     return EncoderModel(BertForMaskedLM(config))
+
+
+def t5(
+    vocabulary: int, hidden: int, key_size: int, intermediate: int, layers: int, heads: int, gated: bool
+) -> nn.Module:
+    """T5 (Raffel et al. 2020), transformers' implementation; ``layers`` in the encoder and as many in the decoder."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=hidden,
+        d_kv=key_size,
+        d_ff=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+    )
+    config.tie_word_embeddings = not gated
+    return EncoderDecoderModel(T5ForConditionalGeneration(config))
+
+
+def reformer(
+    vocabulary: int,
+    hidden: int,
+    intermediate: int,
+    heads: int,
+    head_size: int,
+    attention: list[str],
+    chunk: int,
+    buckets: int,
+    axial_shape: list[int],
+    axial_widths: list[int],
+) -> nn.Module:
+    """Reformer with local and locality-sensitive-hashing attention (Kitaev et al. 2020), transformers' implementation.
+
+    It takes sequences of exactly the product of ``axial_shape`` tokens.
+    """
+    from transformers import ReformerConfig, ReformerForMaskedLM
+
+    config = ReformerConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        feed_forward_size=intermediate,
+        num_attention_heads=heads,
+        attention_head_size=head_size,
+        attn_layers=attention,
+        local_attn_chunk_length=chunk,
+        lsh_attn_chunk_length=chunk,
+        num_buckets=buckets,
+        axial_pos_shape=axial_shape,
+        axial_pos_embds_dim=axial_widths,
+        max_position_embeddings=axial_shape[0] * axial_shape[1],
+        is_decoder=False,
+    )
+    model = ReformerForMaskedLM(config)
+    model.lm_head.bias.requires_grad_(False)  # the library has it and does not use it
+    return EncoderModel(model)
+
+
+def opt(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, positions: int) -> nn.Module:
+    """OPT (Zhang et al. 2022), transformers' implementation."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        word_embed_proj_dim=hidden,
+        ffn_dim=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
+    )
+    return LanguageModel(OPTForCausalLM(config))
+
+
+def rwkv(vocabulary: int, hidden: int, layers: int, positions: int) -> nn.Module:
+    """RWKV-4 (Peng et al. 2023), transformers' implementation; without its CUDA kernel, time is a loop in Python."""
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    config = RwkvConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        context_length=positions,
+    )
+    return LanguageModel(RwkvForCausalLM(config))
+
+
+def mistral(
+    vocabulary: int,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+    head_size: int,
+    positions: int,
+    rope_base: float,
+    window: int | None,
+) -> nn.Module:
+    """Mistral (Jiang et al. 2023), transformers' implementation; ``window`` tokens of sliding attention, or all."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_size,
+        max_position_embeddings=positions,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_base},
+        sliding_window=window,
+    )
+    return LanguageModel(MistralForCausalLM(config))
+
+
+def llama4(
+    vocabulary: int,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+    head_size: int,
+    experts: int,
+    experts_a_token: int,
+    positions: int,
+    rope_base: float,
+    chunk: int,
+) -> nn.Module:
+    """Llama 4's text part, a mixture of experts in each layer (Meta's model card 2025), transformers' implementation.
+
+    Three layers of four attend within chunks of ``chunk`` tokens, the fourth to all, without positions.
+    """
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        intermediate_size_mlp=2 * intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_size,
+        num_local_experts=experts,
+        num_experts_per_tok=experts_a_token,
+        max_position_embeddings=positions,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_base},
+        attention_chunk_size=chunk,
+    )
+    return LanguageModel(Llama4ForCausalLM(config))

@@ -1,4 +1,4 @@
-"""Image classification: from 8x8 digits to ResNet-50."""
+"""Image classification: from 8x8 digits to ConvNeXt and RegNetY."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -52,3 +52,48 @@ def resnet(
     )
     config.num_labels = outputs
     return Scores(ResNetForImageClassification(config))
+
+
+def convnext(shape: tuple[int, ...], outputs: int, widths: list[int], depths: list[int]) -> nn.Module:
+    """ConvNeXt (Liu et al. 2022), transformers' implementation; ``outputs`` classes."""
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(num_channels=shape[0], hidden_sizes=widths, depths=depths)
+    config.num_labels = outputs
+    return Scores(ConvNextForImageClassification(config))
+
+
+def regnet(
+    shape: tuple[int, ...], outputs: int, embedding: int, widths: list[int], depths: list[int], group_width: int
+) -> nn.Module:
+    """RegNetY (Radosavovic et al. 2020), transformers' implementation; ``outputs`` classes."""
+    from transformers import RegNetConfig, RegNetForImageClassification
+
+    config = RegNetConfig(
+        num_channels=shape[0],
+        embedding_size=embedding,
+        hidden_sizes=widths,
+        depths=depths,
+        groups_width=group_width,
+        layer_type="y",
+    )
+    config.num_labels = outputs
+    return Scores(RegNetForImageClassification(config))
+
+
+def focalnet(
+    shape: tuple[int, ...], outputs: int, embedding: int, depths: list[int], levels: list[int], windows: list[int]
+) -> nn.Module:
+    """FocalNet (Yang et al. 2022), transformers' implementation; ``outputs`` classes. Each stage doubles the width."""
+    from transformers import FocalNetConfig, FocalNetForImageClassification
+
+    config = FocalNetConfig(
+        num_channels=shape[0],
+        image_size=shape[-1],
+        embed_dim=embedding,
+        depths=depths,
+        focal_levels=levels,
+        focal_windows=windows,
+    )
+    config.num_labels = outputs
+    return Scores(FocalNetForImageClassification(config))
