@@ -20,11 +20,13 @@ class Finetune(Method):
     ``after_gradients`` to change what was found before it is applied.
     """
 
+    predicted: Tensor | None = None  # the last prediction's outputs, graph included
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run, self.view, self.rule = run, view, rule
         self.benchmark, self.objective = benchmark, benchmark.objective
         self.device = run.engine.device
-        self.network = run.engine.network(self.build_network(benchmark, view))
+        self.network = run.engine.network(lambda device: self.build_network(benchmark, view, device))
         groups = self.objective.groups(self.network)
         self.optimizers = {name: run.engine.optimizer(own, run.recipe.optimizer) for name, own in groups.items()}
         rule.prepare(self.network)
@@ -33,18 +35,20 @@ class Finetune(Method):
         arriving = "classification" in benchmark.facts and not view.grants & {"stationary", "shared_outputs"}
         self.seen = torch.zeros(view.outputs, dtype=torch.bool, device=self.device) if arriving else None
 
-    def build_network(self, benchmark: Benchmark, view: View) -> torch.nn.Module:
+    def build_network(self, benchmark: Benchmark, view: View, device: torch.device) -> torch.nn.Module:
         """The benchmark's network, with as many outputs as the setting has."""
-        return benchmark.network(self.run.seed, self.device, outputs=view.outputs)
+        return benchmark.network(self.run.seed, device, outputs=view.outputs)
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         if self.seen is not None:
             self.seen[observation.targets] = True
         loss = None
+        predicted, self.predicted = (None if prediction is None else self.predicted), None
         for term in self.terms(observation):
             optimizer = self.optimizers[term.group]
             optimizer.zero_grad(set_to_none=True)
-            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, prediction)
+            outputs = predicted if term.inputs is observation.inputs else None  # used again, if it was for these
+            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
             self.after_gradients()
             optimizer.step()
         self.objective.after_update(self.network)
@@ -67,7 +71,9 @@ class Finetune(Method):
 
     def predict(self, observation: Observation) -> Tensor:
         with self.run.engine.autocast():
-            scores = self.network(observation.inputs)
+            scores = self.rule.predict(self.network, observation.inputs)
+        # Kept without the mask: by the time it is learned from, more outputs may have been seen.
+        self.predicted = scores if torch.is_grad_enabled() else None
         mask = self.mask(observation)
         return scores if mask is None else scores.masked_fill(~mask, -1e9)
 

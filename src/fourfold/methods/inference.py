@@ -23,7 +23,9 @@ class Inference(Method):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run = run
-        self.network = run.engine.network(benchmark.network(run.seed, run.engine.device, outputs=view.outputs)).eval()
+        self.network = run.engine.network(
+            lambda device: benchmark.network(run.seed, device, outputs=view.outputs)
+        ).eval()
         self.generates = "generates" in benchmark.facts
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ class Method:
         for step in experience:
             if experience.prequential:
                 prediction = self.predict(step.observation)
+                run.judge(step, prediction)
                 loss = self.observe(step.reveal(), prediction)
             else:
                 loss = self.observe(step.reveal())

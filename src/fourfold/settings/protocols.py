@@ -11,10 +11,8 @@ from fourfold.settings.stream import Context, Observation, Stream
 EVALUATION_BATCH = 500  # pictures a forward pass; language models use their own batch
 
 
-def evaluate(
-    method: Any, stream: Stream, benchmark: Benchmark, device: torch.device, after: int
-) -> list[dict[str, Any]]:
-    """One entry for each context, as in ``Record.evaluations``; ``after`` is the number of contexts learned so far."""
+def matrix(method: Any, stream: Stream, benchmark: Benchmark, device: torch.device, after: int) -> list[dict[str, Any]]:
+    """One entry for each context, as in ``Record.evaluations``; ``after`` is the number of phases learned so far."""
     if stream.test is None or benchmark.recipe.evaluation == 0:
         return []
     data = stream.test.to(device)
@@ -65,3 +63,7 @@ def _wrong_outputs(stream: Stream, context: Context, device: torch.device) -> Te
     if context.outputs is None or len(context.outputs) == stream.outputs:
         return None
     return ~stream.task_outputs(device)[context.index]
+
+
+# What each protocol does after a phase. Under "prequential" the judging is done while learning, step by step.
+AFTER_A_PHASE = {"matrix": matrix}

@@ -1,6 +1,6 @@
 """The stream: an explicit, immutable list of contexts and of phases of learning. Methods may not touch it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,18 @@ class Context:
 
 @dataclass(frozen=True)
 class Phase:
-    """One call of ``learn``: the samples that come (indices, and the context of each), and whether more than once."""
+    """One call of ``learn``: the samples that come (indices, and the context of each), and whether more than once.
+
+    A setting that samples its stream, rather than list it, gives ``draw``: (phase, batch size, seed) -> indices and
+    contexts of one batch after another.
+    """
 
     index: int
     contexts: tuple[int, ...]
     indices: Tensor | None
     context_of: Tensor | None
     ordered: bool = False  # the order of the samples is part of the setting: seen once, as they come
+    draw: Callable[["Phase", int, int], Iterator[tuple[Tensor, Tensor]]] | None = None  # instead of ``batches``
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Stream:
     outputs: int
     train: Data | None
     test: Data | None
+    pretraining: Phase | None = None
 
     def task_outputs(self, device: torch.device) -> Tensor:
         """[contexts, outputs], true where an output can be right in a context."""
@@ -83,7 +89,8 @@ class Stream:
         """What a method may know of the stream before it starts."""
         labelled = self.grants & {"task_labels_train", "task_labels_test"}
         apart = any(context.outputs is not None and len(context.outputs) < self.outputs for context in self.contexts)
-        return View(self.grants, self.outputs, self.task_outputs(device) if labelled and apart else None)
+        told = self.task_outputs(device) if labelled and apart else None
+        return View(self.grants, self.outputs, told, len(self.contexts) if labelled else None)
 
     def describe(self) -> list[str]:
         """The stream in words, one line a context."""
@@ -97,12 +104,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class View:
-    """What a method is told before it starts: what the setting grants, the size of a prediction, and, where tasks are
-    labelled and differ in them, which outputs each task can have [contexts, outputs]."""
+    """What a method is told before it starts: what the setting grants, the size of a prediction; where tasks are
+    labelled, how many there are, and, if they differ in them, which outputs each can have [contexts, outputs].
+    """
 
     grants: frozenset[str]
     outputs: int
     task_outputs: Tensor | None = None
+    tasks: int | None = None
 
 
 def batches(phase: Phase, size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,6 +126,8 @@ def batches(phase: Phase, size: int, seed: int, start: int = 0) -> Iterator[tupl
     a_pass = -(-count // size)
     first_pass, skip = divmod(start, a_pass)
     number = first_pass
+    if phase.ordered and number:
+        return
     while True:
         order = (
             torch.arange(count)

@@ -1,0 +1,87 @@
+"""Methods that keep a distribution over parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.experience import Run
+from fourfold.methods.finetune import Finetune
+from fourfold.methods.gradients import trained
+from fourfold.methods.regularization import gradient_scale
+from fourfold.settings.stream import Observation, View
+
+
+class BGD(Finetune):
+    """Bayesian gradient descent (Zeno et al. 2018): each parameter is N(mean, deviation^2), and no boundary is needed.
+
+    With p = mean + e deviation, e ~ N(0, 1), and expectations over ``samples`` draws of e:
+    mean <- mean - rate deviation^2 E[dL/dp];
+    deviation <- deviation sqrt(1 + (deviation E[dL/dp e] / 2)^2) - deviation^2 E[dL/dp e] / 2.
+    Predictions are made with the means. The optimizer of the recipe is not used.
+    """
+
+    def __init__(self, rate: float, deviation: float, samples: int) -> None:
+        self.rate = rate
+        self.first_deviation = deviation
+        self.samples = samples
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+        super().setup(benchmark, view, run, rule)
+        self.parameters = trained(self.network)
+        self.deviation = {name: torch.full_like(p, self.first_deviation) for name, p in self.parameters.items()}
+        self.draw = run.generator("parameters")
+
+    def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        if self.seen is not None:
+            self.seen[observation.targets] = True
+        means = {name: p.detach().clone() for name, p in self.parameters.items()}
+        slope = {name: torch.zeros_like(p) for name, p in means.items()}
+        bend = {name: torch.zeros_like(p) for name, p in means.items()}
+        losses = []
+        for _ in range(self.samples):
+            noise = {name: self._noise(p) for name, p in means.items()}
+            losses.append(self._gradient_at(observation, means, noise))
+            for name, parameter in self.parameters.items():
+                if parameter.grad is not None:
+                    gradient = parameter.grad / (gradient_scale(self.run) * self.samples)
+                    slope[name] += gradient
+                    bend[name] += gradient * noise[name]
+        self._update(means, slope, bend)
+        return torch.stack(losses).mean()
+
+    def _gradient_at(
+        self, observation: Observation, means: Mapping[str, Tensor], noise: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Fills ``.grad`` at means + noise * deviation; returns the loss there."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(means[name] + noise[name] * self.deviation[name])
+                parameter.grad = None
+        total = torch.zeros((), device=self.device)
+        for term in self.terms(observation):
+            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of)
+            total = total + loss
+        return total
+
+    @torch.no_grad()
+    def _update(self, means: Mapping[str, Tensor], slope: Mapping[str, Tensor], bend: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            deviation = self.deviation[name]
+            half = 0.5 * deviation * bend[name]
+            parameter.copy_(means[name] - self.rate * deviation.square() * slope[name])
+            parameter.grad = None
+            self.deviation[name] = deviation * ((1 + half.square()).sqrt() - half)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.draw).to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "deviation": self.deviation, "draw": self.draw.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.deviation = dict(state["deviation"])
+        self.draw.set_state(state["draw"])

@@ -1,0 +1,141 @@
+"""What every method keeps to, in every setting that it applies to. A new YAML in conf/method inherits all of it."""
+
+import io
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from fourfold.methods.interface import Method
+from fourfold.settings.stream import Hidden
+from learning import Bench, applies, member, names, same
+
+KINDS = (
+    "class_incremental",
+    "task_incremental",
+    "domain_incremental",
+    "continual",
+    "multi_task",
+    "recurring",
+    "online",
+)
+PAIRS = [(method, setting) for method in names("method") for setting in KINDS if applies(method, setting)]
+# Values that keep a method short here.
+SHORT: dict[str, dict[str, Any]] = {"gdumb": {"passes": 2, "memory": 40}, "gss": {"memory": 60}}
+
+
+def bench(method: str, setting: str, **values: Any) -> Bench:
+    return Bench(method, setting, **{**SHORT.get(method, {}), **values})
+
+
+def saved(method: Method) -> Any:
+    """The method's state after a way through a file, as a resumed cell reads it."""
+    file = io.BytesIO()
+    torch.save(method.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def own_loop(method: Method) -> bool:
+    return type(method).observe is Method.observe
+
+
+def step_through(made: Bench, phase: int, first: int, last: int) -> None:
+    """Observes the batches first ... last - 1 of a phase; a method with a loop of its own learns all at once."""
+    if own_loop(made.method):
+        if last > first and first == 0:
+            made.method.learn(made.experience(phase), made.run)
+        return
+    for number, observation in zip(range(last), made.observations(phase), strict=False):
+        if number >= first:
+            made.method.observe(observation)
+
+
+def contents(stream: Any) -> list[torch.Tensor]:
+    """Copies of all that a stream holds."""
+    found = [stream.train.batch(torch.arange(len(stream.train))).inputs, stream.train.targets]
+    found += [part for context in stream.contexts for part in (context.train, context.test)]
+    found += [part for phase in stream.phases for part in (phase.indices, phase.context_of)]
+    return [part.clone() for part in found]
+
+
+@pytest.mark.parametrize(("method", "setting"), PAIRS)
+def test_goes_through_the_stream_and_predicts_for_every_context(method: str, setting: str) -> None:
+    made = bench(method, setting)
+    before = contents(made.stream)
+    assert made.scores(0).shape == (len(made.stream.contexts[0].test), made.stream.outputs)  # before any learning
+    made.learn_all()
+    for context in made.stream.contexts:
+        scores = made.scores(context.index)
+        assert scores.shape == (len(context.test), made.stream.outputs)
+        assert torch.isfinite(scores).all()
+    assert same(contents(made.stream), before), "the method has changed the stream"
+
+
+@pytest.mark.parametrize(("method", "setting"), PAIRS)
+def test_a_saved_method_continues_as_if_nothing_had_been(method: str, setting: str) -> None:
+    whole, rest = bench(method, setting), bench(method, setting)
+    several = len(whole.stream.phases) > 1
+    if several:
+        whole.begin(0)
+        step_through(whole, 0, 0, 3)
+        whole.end(0)
+    second = 1 if several else 0
+    whole.begin(second)
+    step_through(whole, second, 0, 3)
+    rest.method.load_state_dict(saved(whole.method))
+    for made in (whole, rest):
+        step_through(made, second, 3, 6)
+        made.end(second)
+        if several and len(made.stream.phases) > 2:
+            made.begin(2)
+            step_through(made, 2, 0, 3)
+    assert same(saved(whole.method), saved(rest.method))
+    assert torch.equal(whole.scores(0), rest.scores(0))
+
+
+@pytest.mark.parametrize("method", [name for name in names("method") if any(pair[0] == name for pair in PAIRS)])
+def test_the_seed_decides_everything(method: str) -> None:
+    setting = next(pair[1] for pair in PAIRS if pair[0] == method)
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)  # as an experiment does
+        made = bench(method, setting, seed=seed)
+        made.learn_all()
+        states.append((made.scores(0), made.scores(1) if len(made.stream.contexts) > 1 else None))
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+ASKED = [pair for pair in itertools.product(names("method"), ("online", "continual")) if applies(*pair)]
+
+
+@pytest.mark.parametrize(("method", "setting"), ASKED)
+def test_learns_what_it_was_asked_about_a_moment_ago(method: str, setting: str) -> None:
+    """In a prequential setting each batch is predicted before its targets are told; the scores are finite."""
+    values = {"protocol": ["prequential"]}
+    made = Bench(method, setting, setting_values=values, steps=15, **SHORT.get(method, {}))
+    made.learn_all()
+    losses = made.run.meter.losses()
+    assert not (losses > 1e6).any(), "a new output was learned with the mask of the prediction"
+    assert torch.isfinite(made.scores(0)).all()
+
+
+def test_a_prediction_used_again_changes_nothing() -> None:
+    """finetune learns the same whether it was asked before or not: the forward pass is only shared."""
+    asked = Bench("finetune", "online", setting_values={"protocol": ["prequential"]})
+    plain = Bench("finetune", "online")
+    for made in (asked, plain):
+        made.learn_all()
+    assert same(asked.parameters(), plain.parameters())
+
+
+@pytest.mark.parametrize("method", [name for name in names("method") if applies(name, "class_incremental")])
+def test_only_bounds_can_ask_for_all_data(method: str) -> None:
+    made = bench(method, "class_incremental")
+    bound = "all_data" in member(f"method/{method}")["needs"]
+    assert made.run.oracle == bound
+    if not bound:
+        with pytest.raises(Hidden):
+            made.experience(0).everything()
