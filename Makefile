@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Another build of torch (CUDA, ROCm, XPU): install it into $(VENV) first, or set TORCH, e.g. TORCH="torch --index-url URL".
 TORCH ?= torch==2.13.0
 
+# Test processes at once.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-slow test-data test-cluster lint format ui clean
 
@@ -17,7 +20,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,diffusion,graphs]'
 	touch $@
 
 run: setup ## a sweep of two benchmarks on this machine's own hardware, at a size that fits it
@@ -29,10 +32,10 @@ ui: setup ## the MLflow UI on the results, at a local address
 	$(BIN)/python -m fourfold ui
 
 test: setup ## the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: setup ## the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not cluster'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not cluster'
 
 test-data: setup ## the tests on real data sets in FOURFOLD_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'data and not cluster'

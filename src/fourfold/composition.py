@@ -6,19 +6,20 @@ Nothing here imports torch: a refusal, a dry run and shell completion stay quick
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from fourfold import compatibility, schema
 from fourfold.errors import NotApplicable, Refused, nearest
@@ -34,16 +35,17 @@ def config_directory() -> Path:
     return checkout if (checkout / "config.yaml").is_file() else package / "conf"
 
 
-def register_resolvers() -> None:
+def register_resolvers(check_also: Callable[[DictConfig], None] = lambda config: None) -> None:
     """Makes ${fourfold_cell:} the name of the cell's folder.
 
     ${fourfold_cell:checked} checks the cell first: Hydra makes the folder of a single run before it calls
-    anything of ours, and a refused cell leaves no folder.
+    anything of ours, and a refused cell leaves no folder. ``check_also`` is what the caller has to add.
     """
 
     def name(*words: str, _root_: DictConfig) -> str:
         if "checked" in words:
             check(_root_)
+            check_also(_root_)
         return cell_name(_root_)
 
     OmegaConf.register_new_resolver("fourfold_cell", name, replace=True)
@@ -64,7 +66,7 @@ def checked_compose(overrides: list[str]) -> DictConfig:
     """Composes within an initialised Hydra, translates its errors, checks; returns Hydra's node too."""
     try:
         config = hydra_compose(CONFIG_NAME, overrides=overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise Refused(one_line(error, overrides)) from error
     check(config)
     return config
@@ -97,8 +99,9 @@ def check(config: DictConfig) -> None:
     NotApplicable if every name and value is right, but they do not go together.
     """
     cell = plain(config)
-    base = plain(base_configuration(choices_of(config)))
+    base = cell if _only_choices(config) else plain(base_configuration(choices_of(config)))
     check_tuned(config)
+    check_whole(cell, base)
     check_types(cell, base)
     try:
         check_applicability(cell)
@@ -108,10 +111,17 @@ def check(config: DictConfig) -> None:
 
 
 def choices_of(config: DictConfig) -> tuple[str, ...]:
-    """The choices of groups that a configuration was composed from, as overrides."""
+    """The choices of groups that a configuration was composed from, and where they were searched, as overrides."""
     chosen = config.hydra.runtime.choices
     groups = [group for group in chosen if not group.startswith("hydra/") and group != "tuned"]
-    return tuple(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None)
+    searched = [override for override in config.hydra.overrides.hydra if "hydra.searchpath" in override]
+    return (*(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None), *searched)
+
+
+def _only_choices(config: DictConfig) -> bool:
+    """Whether the shell chose members and set no value, so that the configuration is its own base."""
+    groups = config.hydra.runtime.choices
+    return all(str(override).split("=", 1)[0] in groups for override in config.hydra.overrides.task)
 
 
 @lru_cache(maxsize=1024)
@@ -132,6 +142,14 @@ def check_tuned(config: DictConfig) -> None:
             raise Refused(f"tuned={name}: no such tuned values; {folder or 'tuned'} has {', '.join(options) or 'none'}")
 
 
+def check_whole(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Nothing was taken away (~key) that the choices bring."""
+    there = set(_flatten(cell))
+    gone = next((key for key in _flatten(base) if key not in there), None)
+    if gone is not None:
+        raise Refused(f"{gone}: cannot be left out")
+
+
 def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Every value has the type of its schema or of its default, and lies within its range or choices."""
     top = {key: value for key, value in cell.items() if key != "hydra"}
@@ -142,7 +160,7 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
             continue
         names = node_type.__dataclass_fields__  # type: ignore[attr-defined]
         _merge(node_type, {key: value for key, value in node.items() if key in names}, path)
-    for path in ("benchmark.model", "benchmark.data", "setting", "method"):
+    for path in ("benchmark.model", "benchmark.data", "setting", "method", "method.rule"):
         if _select(cell, path):
             _check_own(_select(cell, path), _select(base, path) or {}, path)
     for key, choices in schema.CHOICES.items():
@@ -164,6 +182,8 @@ def _merge(node_type: type, values: Mapping[str, Any], path: str) -> None:
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (path, error.full_key or "") if part)
         reason = str(error).splitlines()[0].rstrip(".")
+        if isinstance(error, ConfigKeyError):
+            reason = "no such key"
         raise Refused(f"{key}={_select({'': values}, '.' + (error.full_key or ''))}: {reason}") from error
 
 
@@ -172,7 +192,7 @@ def _check_own(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> N
     limits = node.get("limits") or {}
     common = getattr(schema.COMMON.get(path), "__dataclass_fields__", {})
     for key, value in node.items():
-        if key in common or key in ("limits", "sizes", "_target_", "rule"):
+        if (key in common and key not in limits) or key in ("limits", "sizes", "_target_", "rule"):
             continue
         problem = _type_problem(value, base.get(key), limits.get(key))
         if problem:
@@ -261,16 +281,41 @@ def options(group: str) -> list[str]:
 @lru_cache(maxsize=1)
 def catalogue() -> dict[str, list[compatibility.Member]]:
     """All members of each axis, read from their YAML."""
-    loader = GlobalHydra.instance().config_loader()
-    found: dict[str, list[compatibility.Member]] = {}
-    for axis in (*compatibility.AXES, "method/rule"):
-        found[axis] = []
-        for name in options(axis):
-            config = loader.load_configuration(CONFIG_NAME, overrides=[f"{axis}={name}"], run_mode=RunMode.RUN)
-            node = OmegaConf.to_container(OmegaConf.select(config, axis.replace("/", ".")), resolve=False)
-            assert isinstance(node, dict)
-            found[axis].append(compatibility.Member.read(axis, node))  # type: ignore[arg-type]
-    return found
+    axes = (*compatibility.AXES, "method/rule")
+    return {
+        axis: [compatibility.Member.read(axis, _own_facts(f"{axis}/{name}")) for name in options(axis)] for axis in axes
+    }
+
+
+def _own_facts(path: str) -> dict[str, Any]:
+    """The top level of one member's YAML over those that its defaults list names, without a cell around it."""
+    own = _raw(path)
+    layers, folder = [], path.rpartition("/")[0]
+    for default in own.get("defaults") or ():
+        if default == "_self_":
+            layers.append(own)
+        elif isinstance(default, str):
+            layers.append(_own_facts(default[1:] if default.startswith("/") else f"{folder}/{default}"))
+    if own not in layers:
+        layers.append(own)
+    return {str(key): value for layer in layers for key, value in layer.items()}
+
+
+@lru_cache(maxsize=1024)
+def _raw(path: str) -> dict[str, Any]:
+    """One YAML file of the search path as it is written. OmegaConf's reader takes ten times as long."""
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    for source in repository.get_sources():
+        file = Path(source.path) / f"{path}.yaml"
+        if source.scheme() == "file" and file.is_file():
+            return yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    loaded = repository.load_config(path)
+    config = OmegaConf.to_container(loaded.config, resolve=False) if loaded else {}
+    assert isinstance(config, dict)
+    inherited = [
+        default.path for default in (loaded.defaults_list if loaded else []) if isinstance(default, ConfigDefault)
+    ]
+    return {**config, "defaults": inherited}
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -314,6 +359,8 @@ def one_line(error: Exception, overrides: list[str]) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = sorted(option for option in error.options if not option.startswith("_"))
         return f"{group}={name}: no such {group}; choose one of {', '.join(choices)}{nearest(name, choices)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value ({str(error).splitlines()[0]})"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     first = " ".join(str(error).split("\n")[0].split())
     unknown = re.match(r"Could not override '([^']+)'", first)
@@ -334,14 +381,18 @@ def one_line(error: Exception, overrides: list[str]) -> str:
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str:
-    """Like ``nearest``, but compares keys of the same depth only."""
-    return nearest(key, [other for other in keys if other.count(".") == key.count(".")])
+    """Like ``nearest``: among the keys beside this one, or where there are none, among those of its depth."""
+    parent, _, last = key.rpartition(".")
+    known = list(keys)
+    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
+    if parent and beside:
+        return nearest(last, beside).replace("mean ", f"mean {parent}.")
+    return nearest(key, [other for other in known if other.count(".") == key.count(".")])
 
 
 def _groups() -> list[str]:
     try:
-        base = base_configuration(())
-        return [group for group in base.hydra.runtime.choices if not group.startswith("hydra/")]
+        return [group for group in base_configuration(()).hydra.runtime.choices if not group.startswith("hydra/")]
     except Exception:
         return []
 
@@ -358,7 +409,8 @@ def _keys_near(overrides: list[str]) -> list[str]:
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     for key, value in node.items():
-        yield prefix + str(key)
+        if key != "_target_":
+            yield prefix + str(key)
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
 

@@ -63,6 +63,10 @@ class Run:
         """A fresh CPU generator for a named stream of this cell; the same names give the same numbers."""
         return randomness.generator(self.seed, *names)
 
+    def judge(self, step: Step, prediction: Tensor) -> None:
+        """Scores a prediction made before the targets of its step were revealed; the score is kept unread."""
+        self.meter.score(self.benchmark.score(prediction.detach(), step._batch.targets))
+
     def tick(self, step: Step, loss: Tensor | None) -> None:
         """Ends a step: its units are done, its loss (if any) is kept unread."""
         self.meter.tick(step.units, loss, step._context)
@@ -91,7 +95,7 @@ class Experience:
 
     def __iter__(self) -> Iterator[Step]:
         run, phase = self._run, self._phase
-        share = len(phase.contexts) / len(self._stream.contexts)
+        share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
         run.until.begin(share, steps_in_a_pass(phase, run.recipe.batch), phase.ordered)
         source = self._steps()
         run.meter.start()
@@ -112,7 +116,8 @@ class Experience:
         if self._data is None:
             while True:
                 yield Step(Batch(None, None), None, 0.0, 0)
-        for indices, contexts in batches(self._phase, self._run.recipe.batch, self._run.seed):
+        draw = self._phase.draw or batches
+        for indices, contexts in draw(self._phase, self._run.recipe.batch, self._run.seed):
             yield self._step(indices, contexts, "task_labels_train")
 
     def _step(self, indices: Tensor, contexts: Tensor, fact: str) -> Step:
@@ -128,15 +133,26 @@ class Experience:
         told = task if fact in self._stream.grants else None
         return Step(batch, told, self._run.benchmark.units(batch), context)
 
+    @property
+    def samples(self) -> int:
+        """How many samples this experience has; 0 where there is no data."""
+        return 0 if self._phase.indices is None else len(self._phase.indices)
+
     def everything(self) -> "Experience":
-        """All contexts of the stream at once, shuffled. Only bounds may ask: others are refused by ``Hidden``."""
+        """All contexts of the stream at once, shuffled, with the steps of all. Only bounds may ask, else ``Hidden``."""
+        phases = self._stream.phases
+        return self._union(Phase(0, tuple(index for phase in phases for index in phase.contexts), None, None), phases)
+
+    def so_far(self) -> "Experience":
+        """This and all earlier experiences at once, shuffled, with the steps of this one. Only bounds may ask."""
+        return self._union(self._phase, self._stream.phases[: self.number + 1])
+
+    def _union(self, like: Phase, phases: tuple[Phase, ...]) -> "Experience":
         if not self._run.oracle:
-            raise Hidden("the data of all contexts is shown to bounds (oracle methods) only")
-        parts = [context.train for context in self._stream.contexts if context.train is not None]
-        indices = torch.cat(parts)
-        context_of = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
-        whole = Phase(0, tuple(range(len(parts))), indices, context_of)
-        return Experience(self._stream, whole, self._run)
+            raise Hidden("the data of other contexts is shown to bounds (oracle methods) only")
+        parts = [(each.indices, each.context_of) for each in phases if each.indices is not None]
+        indices, context_of = (torch.cat(values) for values in zip(*parts, strict=True))
+        return Experience(self._stream, Phase(like.index, like.contexts, indices, context_of), self._run)
 
     def sample(self, count: int, name: str, size: int) -> Iterator[Observation]:
         """A seeded choice of up to ``count`` samples of this experience, in batches of ``size``, with their targets."""

@@ -1,6 +1,7 @@
 """The life of a cell: acquire the device, make the stream, learn and be judged, leave a record."""
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -28,7 +29,7 @@ from fourfold.recipe import resolve
 from fourfold.record import Record
 from fourfold.rules import interface as rules
 from fourfold.settings import stream as streams
-from fourfold.settings.protocols import evaluate
+from fourfold.settings.protocols import AFTER_A_PHASE
 from fourfold.settings.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     record = Record(cell_name(cell), axes_of(cell), dict(cell), overrides, oracle=bool(cell["method"]["oracle"]))
     series: dict[str, np.ndarray] = {}
     try:
-        series = live(cell, record)
+        live(cell, record, series)
         record.state = DONE
     except FourfoldError as error:
         record.state, record.reason, record.message = error.state, error.reason, str(error)
@@ -54,14 +55,15 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
         _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     record.ended = time.time()
     record.environment = environment()
-    record.write(folder, series)
+    if rank() == 0:
+        record.write(folder, series)
     if record.traceback:
-        log.error("%s", record.traceback)
+        log.info("%s", record.traceback)  # to the cell's own log; the message says enough on a terminal
     return record
 
 
-def live(cell: Mapping[str, Any], record: Record) -> dict[str, np.ndarray]:
-    """The cell itself, from device to last evaluation. Fills the record as facts become known; returns the series."""
+def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray]) -> None:
+    """The cell itself, from device to last evaluation. Fills the record and the series as facts become known."""
     begun = time.perf_counter()
     torch.manual_seed(seed_of(cell["seed"], "global"))
 
@@ -85,7 +87,7 @@ def live(cell: Mapping[str, Any], record: Record) -> dict[str, np.ndarray]:
         learn_and_judge(method, stream, run, record, seconds)
     finally:
         run.bar.close()
-        series = run.meter.series()
+        series.update(run.meter.series())
         network = getattr(method, "network", None)
         record.measurements = {
             "unit": benchmark.unit,
@@ -101,7 +103,6 @@ def live(cell: Mapping[str, Any], record: Record) -> dict[str, np.ndarray]:
     losses = series["loss"]
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
-    return series
 
 
 def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record, seconds: dict[str, float]) -> None:
@@ -109,10 +110,14 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record, secon
 
     def judge(after: int) -> None:
         started = time.perf_counter()
-        record.evaluations += evaluate(method, stream, run.benchmark, run.engine.device, after)
+        for protocol in AFTER_A_PHASE.keys() & set(stream.protocol):
+            record.evaluations += AFTER_A_PHASE[protocol](method, stream, run.benchmark, run.engine.device, after)
         seconds["evaluate"] += time.perf_counter() - started
 
     told = "boundaries_train" in stream.grants
+    learned = 0  # contexts; one that comes back counts again
+    if stream.pretraining is not None:
+        method.pretrain(Experience(stream, stream.pretraining, run), run)
     if len(stream.contexts) > 1:
         judge(after=0)
     for phase in stream.phases:
@@ -124,7 +129,8 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record, secon
         if told:
             method.end_context(experience)
         seconds["learn"] += time.perf_counter() - started - (seconds["evaluate"] - judged)
-        judge(after=phase.contexts[-1] + 1)
+        learned += len(phase.contexts)
+        judge(after=learned)
 
 
 def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int, Any]:
@@ -139,6 +145,11 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The names of a cell's members, and its seed."""
     names = {axis: cell[axis]["name"] for axis in compatibility.AXES}
     return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
+
+
+def rank() -> int:
+    """This process's number among those of the cell; the first one writes the record."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def show_progress(asked: str) -> bool:

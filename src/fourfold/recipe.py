@@ -81,7 +81,7 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
 
 def _size(cell: Mapping[str, Any], scale: str) -> str | None:
     sizes = (cell["benchmark"]["model"] or {}).get("sizes") or {}
-    asked = cell["size"]
+    asked = str(cell["size"])  # the shell reads size=50 as a number
     if not sizes:
         if asked != "default":
             raise Refused(f"size={asked}: benchmark {cell['benchmark']['name']} has one size only; leave size=default")
@@ -137,7 +137,7 @@ def _parameters(node: Mapping[str, Any] | None, recipe: Mapping[str, Any], size:
     for key in ("limits", "classes"):
         node.pop(key, None)
     fallback = {**recipe, **(sizes.get(size) or {})} if size else dict(recipe)
-    filled = {key: fallback.pop(key, None) if value is None else value for key, value in node.items()}
-    if fallback:
-        raise Refused(f"the recipe names {', '.join(sorted(fallback))}, which the model or data does not have")
-    return filled
+    unknown = set(fallback) - set(node)
+    if unknown:
+        raise Refused(f"the recipe names {', '.join(sorted(unknown))}, which the model or data does not have")
+    return {key: fallback.get(key) if value is None else value for key, value in node.items()}

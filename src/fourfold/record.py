@@ -9,6 +9,8 @@ import math
 import os
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,9 +31,8 @@ class Record:
 
     evidence: measured | simulated (a stand-in device) | projected.
     axes: benchmark, hardware, setting, method, rule, seed.
-    evaluations: one entry per evaluation of one context:
-        {after: contexts learned before it, context, metric, value, samples, masked: value with the context's outputs
-        only, or null}.
+    evaluations: one entry per evaluation of one context: {after: contexts learned before it (one that comes back counts
+        again), context, metric, value, samples, masked: value with the context's outputs only, or null}.
     measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
     """
 
@@ -86,14 +87,14 @@ def read(folder: Path) -> Record:
 
 
 def read_series(folder: Path) -> dict[str, np.ndarray]:
-    """The series of a cell: step_seconds, step_units, loss, context; empty where none were written."""
+    """The series of a cell: step_seconds, step_units, loss, context and, if judged, score; empty where none."""
     path = folder / SERIES_FILE
     if not path.is_file():
         return {}
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FourfoldError(f"{path}: not a readable series file ({type(error).__name__})") from error
 
 

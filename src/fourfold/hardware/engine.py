@@ -1,6 +1,7 @@
 """Device, precision, strategy and ranks, carried by Lightning's Fabric; on one device the network stays unwrapped."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +31,11 @@ class Engine:
             precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]
         )
         if device.count * nodes > 1:
+            if ranks_started() != device.count * nodes:
+                raise Refused(
+                    f"hardware.devices={device.count} hardware.nodes={nodes} needs a process for each device; "
+                    "hydra/launcher=submitit_slurm starts them, in a sweep (-m)"
+                )
             self.fabric.launch()
             self.device = self.fabric.device
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
@@ -56,9 +62,13 @@ class Engine:
         else:
             parameter.grad.add_(gradient, alpha=scale)
 
-    def network(self, network: nn.Module) -> nn.Module:
-        """The network as it is to be called: unwrapped on one device, else within the strategy."""
-        network = network.to(self.device)
+    def network(self, build: Callable[[torch.device], nn.Module]) -> nn.Module:
+        """The network as it is to be called: unwrapped on one device, else within the strategy.
+
+        ``build`` makes it on the device that it is given, so that a strategy which shards can ask for it without memory
+        ("meta") and fill in its own part.
+        """
+        network = build(self.device)
         if self.fabric.world_size == 1:
             return network
         wrapped = self.fabric.setup_module(network)
@@ -85,6 +95,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]
     if recipe["name"] == "adamw":
         return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay)
     raise Refused(f"optimizer.name={recipe['name']}: choose one of sgd, adam, adamw")
+
+
+def ranks_started() -> int:
+    """How many processes the launcher has started for this cell."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
 
 
 def _strategy(asked: str, ranks: int) -> str:

@@ -30,6 +30,8 @@ class Meter:
         self._waiting: list[Tensor] = []
         self._loss_steps: list[int] = []
         self._phases: list[tuple[str, int, int]] = []
+        self._scores: list[Tensor] = []
+        self._score_steps: list[int] = []
 
     def start(self) -> None:
         """Begins a span: the next tick's step starts here."""
@@ -56,6 +58,11 @@ class Meter:
                 self._waiting = []
         self.steps += 1
         self.units += units
+
+    def score(self, value: Tensor) -> None:
+        """Keeps the score of the running step's prediction, on its device, unread."""
+        self._score_steps.append(self.steps)
+        self._scores.append(value)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -88,15 +95,20 @@ class Meter:
         return not self._losses or bool(torch.isfinite(self._losses[-1]).all())
 
     def series(self) -> dict[str, np.ndarray]:
-        """One entry a step: step_seconds, step_units, loss, context."""
+        """One entry a step: step_seconds, step_units, loss, context, and score if predictions were judged."""
         times = self.clock.resolve()
         seconds = times[self._marks] - times[self._starts] if self._marks else np.zeros(0)
-        return {
+        series = {
             "step_seconds": seconds,
             "step_units": np.asarray(self._units, dtype=np.float64),
             "loss": self.losses(),
             "context": np.asarray(self._contexts, dtype=np.int32),
         }
+        if self._scores:
+            series["score"] = np.full(self.steps, np.nan)
+            judged = [at for at in self._score_steps if at < self.steps]
+            series["score"][judged] = torch.stack(self._scores[: len(judged)]).float().cpu().numpy()
+        return series
 
     def phase_seconds(self) -> dict[str, float]:
         """Total seconds of each named phase."""

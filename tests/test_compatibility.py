@@ -1,0 +1,49 @@
+"""One test decides which cells make sense, and explains itself."""
+
+from fourfold.compatibility import Member, explain_unmet, given, parents, unmet
+
+
+def member(axis: str, name: str, gives: str = "", needs: str = "", oracle: bool = False) -> Member:
+    return Member(axis, name, frozenset(gives.split()), frozenset(needs.split()), oracle=oracle)
+
+
+EASY = member("setting", "easy", "told shown")
+HARD = member("setting", "hard", "shown")
+METHOD = member("method", "clever", needs="told")
+
+
+def test_a_cell_is_valid_when_every_need_is_given_by_some_member() -> None:
+    assert unmet([EASY, METHOD]) == []
+    (problem,) = unmet([HARD, METHOD])
+    assert (problem.member, problem.need) == (METHOD, "told")
+
+
+def test_the_refusal_names_who_needs_what_and_who_gives_it() -> None:
+    members = [HARD, METHOD]
+    (problem,) = unmet(members)
+    line = explain_unmet(problem, members, {"setting": [EASY, HARD]})
+    assert line == "method clever needs told, which setting hard does not grant; these do: setting=easy"
+
+
+def test_all_data_is_given_to_bounds_only() -> None:
+    bound = member("method", "bound", needs="all_data", oracle=True)
+    cheat = member("method", "cheat", needs="all_data")
+    assert unmet([HARD, bound]) == []
+    assert unmet([HARD, cheat])
+    assert "all_data" not in given([EASY])
+
+
+def test_the_tree_is_derived_and_equal_grants_are_one_node() -> None:
+    settings = [
+        member("setting", "root", "a"),
+        member("setting", "left", "a b"),
+        member("setting", "alias", "a b"),
+        member("setting", "right", "a c"),
+        member("setting", "both", "a b c"),
+    ]
+    assert parents(settings) == {
+        "root": [],
+        "alias = left": ["root"],
+        "right": ["root"],
+        "both": ["alias = left", "right"],
+    }

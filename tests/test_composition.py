@@ -1,0 +1,104 @@
+"""Refusals: one line that names the key, the bad value and what would do. And the names of cells."""
+
+import pytest
+
+from fourfold.composition import cell_hash, cell_name, compose, plain
+from fourfold.errors import Refused
+
+WRONG = {
+    "benchmark=digitz": ["benchmark=digitz", "digits", "did you mean digits?"],
+    "hardware=a1000": ["hardware=a1000", "did you mean a100?"],
+    "setting=class_incrmental": ["did you mean class_incremental?"],
+    "method=ewcc": ["method=ewcc", "did you mean ewc?"],
+    "method/rule=backprob": ["did you mean backprop?"],
+    "scale=big": ["scale=big", "auto, full, smoke"],
+    "tracking=wandb": ["tracking=wandb", "local, off, server"],
+    "until=never": ["until=never", "budget"],
+    "optimizer=adagrad": ["optimizer=adagrad", "adamw"],
+    "tuned=foo": ["tuned=foo", "off"],
+    "benchmrk=digits": ["benchmrk=digits", "did you mean benchmark?"],
+    "sed=1": ["sed=1", "did you mean seed?"],
+    "method.nothing_like_this=1": ["method.nothing_like_this=1", "no such key"],
+    "method=ewc method.strenght=1": ["method.strenght=1", "did you mean method.strength?"],
+    "hardware.launcher.partion=x": ["did you mean hardware.launcher.partition?"],
+    "seed=x": ["seed=x", "Integer"],
+    "seed=-1": ["seed=-1", "between 0"],
+    "seed=1.5": ["seed=1.5"],
+    "batch=0": ["batch=0", "above 0"],
+    "batch=many": ["batch=many", "default or a whole number"],
+    "precision=fp12": ["precision=fp12", "fp32"],
+    "precision_policy=maybe": ["precision_policy=maybe", "exact, nearest"],
+    "hardware=cpu precision=fp8": ["precision=fp8", "cpu", "precision_policy=nearest"],
+    "strategy=magic": ["strategy=magic", "ddp"],
+    "until.steps=0": ["until.steps=0", "between 1"],
+    "until.steps=ten": ["until.steps=ten"],
+    "optimizer.learning_rate=-1": ["optimizer.learning_rate=-1"],
+    "hardware.devices=0": ["hardware.devices=0", "between 1"],
+    "size=7b": ["size=7b", "one size only"],
+    "benchmark=llama size=9b": ["size=9b", "1b, 7b, 8b, 70b"],
+    "method=ewc method.strength=abc": ["method.strength=abc", "a number"],
+    "method=ewc method.strength=-1": ["method.strength=-1", "between 0"],
+    "method=ewc method.fisher=guessed": ["method.fisher=guessed", "exact, sampled, empirical"],
+    "method=replay method.memory=0": ["method.memory=0", "between 1"],
+    "method=replay method.memory=1.5": ["method.memory=1.5", "a whole number"],
+    "method=replay method.memory=null": ["method.memory=None", "a whole number"],
+    "setting.mixed=perhaps": ["setting.mixed=perhaps", "true or false"],
+    "setting=class_incremental setting.contexts=11": ["setting.contexts=11", "10 classes"],
+    "setting=domain_incremental setting.contexts=3": ["setting.contexts=3", "equal size"],
+    "setting=class_incremental setting.class_order=[1,2]": ["setting.class_order=[1, 2]", "0 to 9 once"],
+    "setting=class_incremental setting.class_order=sorted": ["setting.class_order=sorted", "natural"],
+    "setting.protocol=[oracle]": ["setting.protocol", "matrix, prequential"],
+    "setting=continual method=ewc": ["ewc needs boundaries_train", "continual does not grant", "class_incremental"],
+    "setting=class_incremental benchmark=matmul": ["needs", "matmul does not offer", "digits"],
+    "benchmark=matmul method=finetune": ["finetune needs differentiable", "matmul"],
+    "method=execute": ["execute needs kernel", "digits does not offer", "matmul"],
+    "method=random method/rule=backprop": ["backprop needs trained_by_gradients", "random"],
+    "method=finetune method/rule=none": ["finetune needs gradients", "backprop"],
+    "benchmark=llama method=ewc": ["ewc needs classification", "llama"],
+    "benchmark=_benchmark": ["needs a value"],
+    "timeout=0": ["timeout=0"],
+    "slots=0": ["slots=0", "between 1"],
+    "mode=guess": ["mode=guess"],
+    "benchmark.model.width=0": ["benchmark.model.width=0", "between 0.01"],
+    "benchmark.model.hidden=[a]": ["benchmark.model.hidden", "a whole number"],
+    "a=b=c": ["a"],
+    "seed=[1": ["seed"],
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_refusal_is_one_line_with_key_value_and_choices(words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        compose(words.split())
+    message = str(refusal.value)
+    assert "\n" not in message
+    for expected in WRONG[words]:
+        assert expected in message
+
+
+def test_what_the_user_writes_reaches_the_cell() -> None:
+    cell = plain(compose(["benchmark=mnist", "method=ewc", "setting=class_incremental", "seed=3", "batch=17"]))
+    assert (cell["seed"], cell["batch"], cell["method"]["name"]) == (3, 17, "ewc")
+
+
+def test_tuned_values_lie_below_the_shell() -> None:
+    words = ["benchmark=fashion_mnist", "method=ewc", "setting=class_incremental"]
+    assert compose(words).method.strength == 1e9
+    assert compose([*words, "method.strength=5"]).method.strength == 5
+    assert compose([*words, "tuned=off"]).method.strength == 1000
+
+
+def test_a_benchmark_names_its_method_and_the_shell_has_the_last_word() -> None:
+    assert compose(["benchmark=matmul"]).method.name == "execute"
+    with pytest.raises(Refused):
+        compose(["benchmark=matmul", "method=inference"])
+
+
+def test_a_cell_is_named_by_what_changes_its_result() -> None:
+    words = ["benchmark=digits", "setting=class_incremental", "method=replay"]
+    name = cell_name(plain(compose(words)))
+    assert name.startswith("digits-auto-class_incremental-replay-seed0-")
+    for same in ("output_dir=elsewhere", "tracking=off", "hardware.launcher.partition=x", "slots=3", "rerun=missing"):
+        assert cell_name(plain(compose([*words, same]))) == name
+    for other in ("seed=1", "method.memory=5", "until.steps=7", "setting.contexts=2"):
+        assert cell_hash(plain(compose([*words, other]))) not in name

@@ -1,0 +1,103 @@
+"""conf/: every file says what it is, every member composes, schema and YAML agree, facts have a meaning."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from fourfold import schema
+from fourfold.compatibility import AXES, FACTS, members_of
+from fourfold.composition import compose, config_directory, options, plain
+from fourfold.errors import Refused
+
+CONF = config_directory()
+FILES = sorted(CONF.rglob("*.yaml"))
+LOCAL = CONF / "hardware" / "local"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_opens_with_what_it_is_and_how_to_use_it(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# "), "the first line says what this file is"
+    shared = path.stem.startswith("_") or path.parent.name in ("job_logging", "hydra_logging")
+    assert shared or any("python run.py" in line for line in lines[:4]), "and a command that uses it"
+
+
+@pytest.mark.parametrize("axis", ["benchmark", "hardware", "setting", "method"])
+def test_members_are_named_as_their_files(axis: str) -> None:
+    for name in choices(axis):
+        text = (CONF / axis / f"{name}.yaml").read_text()
+        assert re.search(rf"^name: {name}$", text, re.MULTILINE), f"{axis}/{name}.yaml names itself otherwise"
+
+
+@pytest.mark.parametrize(("axis", "name"), [(axis, name) for axis in AXES for name in choices(axis)])
+def test_every_member_composes_and_passes_its_schema(axis: str, name: str) -> None:
+    """Alone, with the defaults; a method that does not apply there is given a setting that grants everything."""
+    words = [f"{axis}={name}"]
+    if axis == "method":
+        words += ["setting=multi_task", "benchmark=matmul" if name == "execute" else "benchmark=digits"]
+        words = words[:1] + words[2:] if name == "execute" else words
+    cell = plain(compose(words))
+    node = cell[axis]
+    expected = {field.name for field in fields(schema.COMMON[axis])}
+    assert expected <= set(node), f"{axis}={name} lacks {sorted(expected - set(node))}"
+    for member in members_of(cell):
+        assert member.gives | member.needs | member.uses <= set(FACTS), "a fact without a meaning, or misspelt"
+
+
+def test_the_top_level_agrees_with_the_schema() -> None:
+    cell = plain(compose([]))
+    assert set(cell) == {field.name for field in fields(schema.Cell)}
+
+
+def test_schemas_hold_no_values() -> None:
+    for node_type in [schema.Cell, schema.Until, schema.Optimizer, schema.Request, *schema.COMMON.values()]:
+        assert not [name for name in node_type.__dataclass_fields__ if hasattr(node_type, name)]
+
+
+def test_limits_name_keys_that_exist() -> None:
+    for path in FILES:
+        content = yaml.safe_load(re.sub(r"\?\?\?", "null", path.read_text())) or {}
+        unknown = set(content.get("limits") or {}) - set(content)
+        assert not unknown, f"{path.relative_to(CONF)}: limits for {sorted(unknown)}, which it does not have"
+
+
+def test_commands_in_the_first_lines_compose() -> None:
+    """The command that each file shows is one that works."""
+    wrong = []
+    for path in FILES:
+        for command in re.findall(r"python run\.py ([^\n]+)", "\n".join(path.read_text().splitlines()[:4])):
+            words = [word for word in command.split() if word != "-m"]
+            sweeps = [word for word in words if "," in word.split("=", 1)[1]]
+            for sweep in sweeps:
+                words[words.index(sweep)] = sweep.split(",")[0]
+            try:
+                compose(words)
+            except Refused as error:
+                wrong.append(f"{path.relative_to(CONF)}: {command}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_classes_in_the_yaml_are_those_of_the_data() -> None:
+    from fourfold.data.packaged import digits
+
+    assert OmegaConf.load(CONF / "benchmark/data/digits.yaml").classes == digits("", 0).classes
+
+
+def test_peaks_have_a_source() -> None:
+    for name in choices("hardware"):
+        text = (CONF / f"hardware/{name}.yaml").read_text()
+        assert "\npeak:" not in text or re.search(r"^# .*\((19|20)\d\d\)", text, re.MULTILINE), f"{name}: no source"
+
+
+def test_shared_parts_are_no_choices() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert not [name for axis in AXES for name in options(axis) if name.startswith("_")]

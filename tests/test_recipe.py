@@ -1,0 +1,61 @@
+"""What is really run: explicit values win, then the size's, then the recipe's."""
+
+import pytest
+
+from fourfold.composition import compose, plain
+from fourfold.errors import Refused
+from fourfold.recipe import resolve
+
+
+def recipe(*words: str, accelerator: bool = False, offers: list[str] | None = None):
+    return resolve(plain(compose(list(words))), accelerator, offers)
+
+
+def test_scale_follows_the_device() -> None:
+    assert recipe("benchmark=llama").scale == "smoke"
+    assert recipe("benchmark=llama", accelerator=True).scale == "full"
+    assert recipe("benchmark=llama", "scale=full").scale == "full"
+
+
+def test_full_takes_the_default_size_and_smoke_the_recipe() -> None:
+    full = recipe("benchmark=llama", "scale=full")
+    assert (full.size, full.model["layers"], full.model["vocabulary"]) == ("1b", 16, 128256)
+    smoke = recipe("benchmark=llama", "scale=smoke")
+    assert (smoke.size, smoke.model["layers"], smoke.model["vocabulary"]) == (None, 2, 1000)
+
+
+def test_a_size_or_a_value_from_the_shell_wins() -> None:
+    assert recipe("benchmark=llama", "scale=full", "size=70b").model["layers"] == 80
+    assert recipe("benchmark=llama", "scale=full", "size=70b", "benchmark.model.layers=3").model["layers"] == 3
+    assert recipe("benchmark=resnet", "scale=full", "size=18").model["depths"] == [2, 2, 2, 2]
+    assert recipe("benchmark=llama", "batch=9", "optimizer.learning_rate=0.5").batch == 9
+
+
+def test_optimizer_values_fill_in_from_the_recipe_only_for_its_own_optimizer() -> None:
+    own = recipe("benchmark=resnet", "optimizer.learning_rate=0.5").optimizer
+    assert own == {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.0001}
+    other = recipe("benchmark=resnet", "optimizer=adam").optimizer
+    assert other == {"name": "adam", "learning_rate": 0.001, "momentum": None, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ([], "steps"),
+        (["until.steps=5"], "steps"),
+        (["until.epochs=2"], "epochs"),
+        (["until.seconds=2"], "budget"),
+        (["until.interval=0.1"], "steady"),
+        (["until=steady", "until.steps=5"], "steady"),
+    ],
+)
+def test_when_to_stop_is_read_from_what_was_said(words: list[str], rule: str) -> None:
+    assert recipe("benchmark=digits", *words).until["rule"] == rule
+
+
+def test_precision_is_exact_unless_the_nearest_will_do() -> None:
+    words = ["benchmark=digits", "precision=tf32"]
+    with pytest.raises(Refused, match="precision=tf32: hardware auto has bf16, fp32"):
+        recipe(*words, offers=["fp32", "bf16"])
+    near = recipe(*words, "precision_policy=nearest", offers=["fp32", "bf16"])
+    assert (near.precision_asked, near.precision) == ("tf32", "fp32")
