@@ -48,6 +48,8 @@ WRONG = {
     "setting=class_incremental setting.class_order=[1,2]": ["setting.class_order=[1, 2]", "0 to 9 once"],
     "setting=class_incremental setting.class_order=sorted": ["setting.class_order=sorted", "natural"],
     "setting.protocol=[oracle]": ["setting.protocol", "matrix, prequential"],
+    "benchmark=llama setting.protocol=[prequential]": ["prequential", "llama has no classes"],
+    "hardware=cpu precision=fp16": ["precision=fp16", "hardware cpu has bf16, fp32"],
     "setting=continual method=ewc": ["ewc needs boundaries_train", "continual does not grant", "class_incremental"],
     "setting=class_incremental benchmark=matmul": ["needs", "matmul does not offer", "digits"],
     "benchmark=matmul method=finetune": ["finetune needs differentiable", "matmul"],

@@ -264,6 +264,10 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
             raise Refused(f"setting.class_order={order}: choose seeded, natural, or a list of the {classes} classes")
         if isinstance(order, list) and sorted(map(str, order)) != sorted(map(str, range(classes))):
             raise Refused(f"setting.class_order={order}: must name each of the classes 0 to {classes - 1} once")
+    if "prequential" in setting["protocol"] and "classification" not in benchmark["offers"]:
+        raise NotApplicable(
+            f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
+        )
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)

@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
         "memory": _memory(),
         "system": platform.platform(),
         "python": platform.python_version(),
+        "driver": _driver(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "job": {
@@ -62,6 +63,16 @@ def _memory() -> int | None:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def _driver() -> str | None:
+    """The accelerator driver's own word on its version: NVIDIA's or AMD's kernel module; None without one."""
+    nvidia = Path("/proc/driver/nvidia/version")
+    amd = Path("/sys/module/amdgpu/version")
+    for path in (nvidia, amd):
+        if path.is_file():
+            return path.read_text().splitlines()[0].strip()
+    return None
 
 
 def _git() -> dict[str, Any] | None:

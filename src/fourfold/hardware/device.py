@@ -10,7 +10,7 @@ from fourfold.errors import Refused, Unavailable
 
 # Precisions that a device of a backend can run whatever its model; the catalogue in conf/hardware says more.
 BACKEND_OFFERS = {
-    "cpu": ("fp32", "bf16", "fp16", "collectives"),
+    "cpu": ("fp32", "bf16", "collectives"),  # fp16 autocast there would silently be bf16
     "cuda": ("fp32", "fp16", "collectives"),
     "hip": ("fp32", "bf16", "fp16", "collectives"),
     "xpu": ("fp32", "bf16", "fp16", "collectives"),
@@ -49,6 +49,7 @@ class Device:
             "name": self.name,
             "count": self.count,
             "memory": self.memory,
+            "runtime": None if self.kind == "cpu" else torch.version.hip or torch.version.cuda,
         }
 
 
