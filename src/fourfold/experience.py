@@ -96,7 +96,7 @@ class Experience:
     def __iter__(self) -> Iterator[Step]:
         run, phase = self._run, self._phase
         share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
-        run.until.begin(share, steps_in_a_pass(phase, run.recipe.batch), phase.ordered)
+        run.until.begin(share, steps_in_a_pass(phase, run.recipe.batch * run.engine.world), phase.ordered)
         source = self._steps()
         run.meter.start()
         count = 0
@@ -117,8 +117,14 @@ class Experience:
             while True:
                 yield Step(Batch(None, None), None, 0.0, 0)
         draw = self._phase.draw or batches
-        for indices, contexts in draw(self._phase, self._run.recipe.batch, self._run.seed):
-            yield self._step(indices, contexts, "task_labels_train")
+        rank, world = self._run.engine.rank, self._run.engine.world
+        for indices, contexts in draw(self._phase, self._run.recipe.batch * world, self._run.seed):
+            if len(indices) < world:
+                continue  # a rank without samples would leave the others waiting for its gradient
+            step = self._step(indices[rank::world], contexts[rank::world], "task_labels_train")
+            if world > 1:  # the rate of a cell is that of all its devices
+                step.units *= len(indices) / len(indices[rank::world])
+            yield step
 
     def _step(self, indices: Tensor, contexts: Tensor, fact: str) -> Step:
         assert self._data is not None

@@ -138,7 +138,8 @@ def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int
     if not phase.ordered or len(phase.contexts) == 1:
         return {}
     ends = np.cumsum([len(stream.contexts[index].train) for index in phase.contexts])[:-1]
-    return {int(end) // run.recipe.batch: lambda after=number + 1: judge(after) for number, end in enumerate(ends)}
+    size = run.recipe.batch * run.engine.world
+    return {int(end) // size: lambda after=number + 1: judge(after) for number, end in enumerate(ends)}
 
 
 def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:

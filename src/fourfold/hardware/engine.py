@@ -38,8 +38,9 @@ class Engine:
                 )
             self.fabric.launch()
             self.device = self.fabric.device
+        self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
-        self.plain = self.fabric.world_size == 1 and FABRIC_PRECISION[precision] == "32-true"
+        self.plain = self.world == 1 and FABRIC_PRECISION[precision] == "32-true"
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -69,7 +70,7 @@ class Engine:
         ("meta") and fill in its own part.
         """
         network = build(self.device)
-        if self.fabric.world_size == 1:
+        if self.world == 1:
             return network
         wrapped = self.fabric.setup_module(network)
         assert isinstance(wrapped, nn.Module)

@@ -35,7 +35,7 @@ class Inference(Method):
                 prompts = step.observation.inputs
                 with run.engine.autocast():
                     self.network.generate(prompts, self.new_tokens)  # type: ignore[operator]
-                step.units = float(len(prompts) * self.new_tokens)
+                step.units = float(len(prompts) * self.new_tokens * run.engine.world)
             else:
                 self.predict(step.observation)
             run.tick(step, None)
