@@ -151,6 +151,7 @@ class Cell:
     output_dir: str
     rerun: str
     invalid: str
+    dry_run: bool
     slots: int
     timeout: float
     progress: str
@@ -210,6 +211,7 @@ NOT_IDENTITY = (
     "output_dir",
     "rerun",
     "invalid",
+    "dry_run",
     "slots",
     "timeout",
     "progress",

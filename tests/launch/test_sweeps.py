@@ -100,6 +100,20 @@ def test_combinations_that_make_no_sense_are_left_out(shell: Shell, output: Path
     assert "skipped 4 of 8 combinations" in capsys.readouterr().out
 
 
+def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell, output: Path, capsys: Any) -> None:
+    words = ["-m", "benchmark=digits", "setting=continual,class_incremental", "method=ewc", "hardware=cpu,a100"]
+    assert shell(*words, "dry_run=true") == 0
+    said = capsys.readouterr().out
+    for expected in ("skipped 2 of 4", "2 of 2 cells would run", "gres=gpu:a100:1", "never run before"):
+        assert expected in said
+    assert not output.exists()
+    assert shell(*words) == 0
+    capsys.readouterr()
+    assert shell(*words, "dry_run=true", "rerun=missing") == 0
+    assert "0 of 2 cells would run" in capsys.readouterr().out
+    assert shell("benchmark=digits", "dry_run=true") == 2
+
+
 def test_cells_that_repeat_another_are_left_out(shell: Shell, output: Path, capsys: Any) -> None:
     assert shell("-m", "seed=0,1,0", "timeout=5,6") == 0
     assert len(manifest(output)["cells"]) == 2

@@ -18,7 +18,7 @@ from fourfold import composition
 from fourfold.errors import NotApplicable, Refused
 
 # What the controller itself goes by: one value for the whole sweep.
-WHOLE_SWEEP = ("output_dir", "slots", "rerun", "invalid", "tracking")
+WHOLE_SWEEP = ("output_dir", "slots", "rerun", "invalid", "dry_run", "tracking")
 
 
 @dataclass

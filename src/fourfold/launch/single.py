@@ -33,6 +33,8 @@ def run_one(
 
     Raises Refused if there is nothing to run or the output folder cannot be written.
     """
+    if cell["dry_run"]:
+        raise Refused("dry_run=true plans sweeps (-m); python -m fourfold explain tells what one cell would run")
     output_dir = Path(os.path.abspath(cell["output_dir"]))
     say = (lambda line: None) if quiet else progress.say
     if not sweep.is_left(folder, cell["rerun"]):

@@ -12,6 +12,7 @@ from fourfold.launch import progress
 from fourfold.launch.cells import Plan, PlannedCell, refusal_table
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
 from fourfold.launch.manifest import Manifest
+from fourfold.launch.preview import preview
 from fourfold.record import Record
 
 OnEnd = Callable[[PlannedCell, Ending], None]
@@ -24,7 +25,8 @@ def run_sweep(
 ) -> tuple[list[Record], list[JobReturn]]:
     """Runs what is left to run of a plan; returns the records of all its cells and the launcher's returns.
 
-    Raises Refused, with nothing started, where nothing can be run or the output folder cannot be written.
+    With ``dry_run`` it shows the plan and starts, writes and returns nothing. Raises Refused, with nothing started,
+    where nothing can be run or the output folder cannot be written.
     """
     if not found.cells:
         raise Refused(_nothing_left(found))
@@ -35,6 +37,10 @@ def run_sweep(
     kept = {p.index: record for p in found.cells if p.index not in left and (record := readable(p.folder))}
     if not chosen and not kept:
         raise Refused(f"rerun={first['rerun']}: nothing to run, since none of these cells has a record")
+    if first["dry_run"]:
+        for line in [*refusal_table(found), *preview(found.cells, left, first["slots"])]:
+            progress.say(line)
+        return [], []
     entries = [entry(p, output_dir, kept.get(p.index)) for p in found.cells]
     refused = [{"overrides": overrides, "why": why} for overrides, why in found.refused]
     manifest = Manifest(output_dir, sweep_dir.name, command, entries, refused)

@@ -48,6 +48,7 @@ class FourfoldSweeper(BasicSweeper):
             return launch_through(launcher, chosen, on_start, on_end, batch)
 
         records, returns = sweep.run_sweep(plan, sweep_dir, launch, task.command)
+        task.ran = not config.get("dry_run")
         task.records += records
         return [returns]
 
