@@ -1,0 +1,183 @@
+"""What the target-propagation family shares: one pass, feedback training, targets downwards, local losses."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.benchmarks.interface import LossOf
+from fourfold.errors import Failed, Refused
+from fourfold.hardware.engine import Engine
+from fourfold.rules.feedback import FeedbackBlock
+from fourfold.rules.interface import Rule
+from fourfold.rules.layers import blocks_of, on_one_device, random_stream
+from fourfold.rules.tape import Tape, record
+
+CHECK_EVERY = 64  # steps between looks at whether feedback weights are finite: each look waits for the device
+
+
+@dataclass
+class Pass:
+    """One block's part of a step: inputs [batch, ...] without graph, outputs with the graph of this block alone."""
+
+    inputs: Tensor
+    outputs: Tensor
+    tape: Tape
+
+
+class TargetRule(Rule):
+    """Local losses 1/2 |s_n - t_n|^2 towards targets that feedback blocks G_n bring down from the output.
+
+    The output's target is t_N = s_N - beta B dL/ds_N, L the mean loss of B samples. ``errors`` stand for targets:
+    e_n = (s_n - t_n) / (beta B), which is dL/ds_N at the output, so that the gradients are those of the local losses
+    divided by beta and compare with backprop's; the output layer's are equal to them.
+    """
+
+    name = "targets"
+    biases = False
+
+    def __init__(self, engine: Engine, beta: float, inversion: str, iterations: Any, noise: Any, start: str) -> None:
+        super().__init__(engine)
+        self.beta = beta
+        self.inversion = inversion
+        self.asked = {"iterations": iterations, "noise": noise}
+        self.start = start
+        self.steps = 0
+
+    # ------------------------------------------------------------------------------------------------- set-up
+
+    def prepare(self, network: nn.Module) -> None:
+        on_one_device(self.engine, self.name)
+        self.blocks = blocks_of(network, self.name)
+        self.feedback: dict[int, FeedbackBlock] = {
+            n: FeedbackBlock(self.blocks[n], n + 1, self.inversion, self.biases, self.start) for n in self.trained()
+        }
+        self.iterations = self.per_layer("iterations", self.asked["iterations"], int, 0, 1_000_000)
+        self.noise = self.per_layer("noise", self.asked["noise"], float, 1e-6, 1e6)
+        self.begin_feedback()
+
+    def trained(self) -> list[int]:
+        """The blocks that need a feedback block: all that lie above the lowest with anything to train."""
+        return list(range(self.lowest() + 1, len(self.blocks)))
+
+    def lowest(self) -> int:
+        """The first block with a parameter to train."""
+        able = (n for n, block in enumerate(self.blocks) if any(p.requires_grad for p in block.parameters()))
+        return next(able, len(self.blocks) - 1)
+
+    def per_layer(self, key: str, value: Any, kind: type, low: float, high: float) -> dict[int, Any]:
+        """One value for each trained feedback block, from one number or a list of as many.
+
+        Raises Refused, naming the blocks, if there are not as many, or one is out of range.
+        """
+        labels = [block.label for block in self.feedback.values()]
+        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * len(labels)
+        if len(values) != len(labels):
+            raise Refused(
+                f"method.rule.{key} has {len(values)} values; the trained feedback layers are {len(labels)}: "
+                + "; ".join(f"that of {label}" for label in labels)
+            )
+        wanted = "a whole number" if kind is int else "a number"
+        for each in values:
+            right = isinstance(each, int) or (kind is float and isinstance(each, float))
+            if not right or isinstance(each, bool) or not low <= each <= high:
+                raise Refused(f"method.rule.{key}={each}: must be {wanted} between {low:g} and {high:g}, or a list")
+        return dict(zip(self.feedback, values, strict=True))
+
+    def begin_feedback(self) -> None:
+        """Called when the feedback blocks are there: makes what their training needs."""
+
+    # --------------------------------------------------------------------------------------------------- step
+
+    def gradients(
+        self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
+    ) -> tuple[Any, Tensor]:
+        self.steps += 1
+        with self.engine.autocast():
+            passes = self.forward(inputs)
+            outputs = passes[-1].outputs
+            loss = loss_of(outputs, targets)
+            (error,) = torch.autograd.grad(loss, outputs)
+            with torch.no_grad():
+                self.train_feedback(passes)
+                errors = self.errors(passes, error)
+        for block, one, error in zip(self.blocks, passes, errors, strict=True):
+            self.add_local_gradient(block, one, error)
+        self.check_finite()
+        return outputs.detach(), loss.detach()
+
+    def forward(self, inputs: Tensor) -> list[Pass]:
+        """All blocks in turn, each from inputs without graph: the graphs of the local losses."""
+        passes, below = [], inputs
+        for block in self.blocks:
+            outputs, tape = record(block, below)
+            passes.append(Pass(below, outputs, tape))
+            below = outputs.detach()
+        return passes
+
+    @abstractmethod
+    def train_feedback(self, passes: list[Pass]) -> None:
+        """Improves the feedback blocks on this batch."""
+
+    def errors(self, passes: list[Pass], error: Tensor) -> list[Tensor | None]:
+        """e_n for every block, from that of the output downwards; None below the lowest block that trains."""
+        found: list[Tensor | None] = [None] * len(passes)
+        found[-1] = error
+        for n in reversed(self.feedback):
+            error = self.error_below(n, passes[n], error)
+            found[n - 1] = error
+        return found
+
+    def error_below(self, n: int, one: Pass, error: Tensor) -> Tensor:
+        """Difference target propagation: t_{n-1} = s_{n-1} + G(t_n) - G(s_n). A gated G is linear: e_{n-1} = G(e_n)."""
+        back = self.feedback[n]
+        if self.inversion == "gated":
+            return back(one.tape, error)
+        scale = self.beta * len(error)
+        s = one.outputs.detach()
+        return (back(one.tape, s) - back(one.tape, s - scale * error)) / scale
+
+    def add_local_gradient(self, block: nn.Module, one: Pass, error: Tensor | None) -> None:
+        """The gradient of the block's local loss, 1/2 |s - t|^2 averaged over samples and divided by beta."""
+        trained = [parameter for parameter in block.parameters() if parameter.requires_grad]
+        if error is None or not trained:
+            return
+        for parameter, gradient in zip(trained, torch.autograd.grad(one.outputs, trained, error), strict=True):
+            self.engine.add_gradient(parameter, gradient)
+
+    def check_finite(self) -> None:
+        """Raises Failed if a feedback weight is not finite; asks seldom."""
+        if self.steps > 3 and self.steps % CHECK_EVERY:
+            return
+        for block in self.feedback.values():
+            if not all(bool(torch.isfinite(values).all()) for values in block.parameters):
+                raise Failed(
+                    f"the feedback weights of {block.label} are not finite after {self.steps} steps of rule "
+                    f"{self.name}; a smaller method.rule.feedback_rate or method.rule.noise may help",
+                    reason="nan",
+                )
+
+    def stream(self, n: int) -> torch.Generator:
+        """The random numbers of this step's training of one feedback block."""
+        return random_stream(self.engine.device, "feedback training", self.steps, n)
+
+    # ------------------------------------------------------------------------------------------------ the rest
+
+    def grow(self, network: nn.Module) -> None:
+        self.blocks = blocks_of(network, self.name)
+        for n, block in self.feedback.items():
+            block.grow(self.blocks[n])
+        self.begin_feedback()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "feedback": {n: block.parameters for n, block in self.feedback.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        with torch.no_grad():
+            for n, values in state["feedback"].items():
+                for mine, saved in zip(self.feedback[n].parameters, values, strict=True):
+                    mine.copy_(saved)
