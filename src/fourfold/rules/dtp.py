@@ -82,7 +82,7 @@ class DTP(TargetRule):
         return self.formulation
 
     def train_feedback(self, passes: list[Pass]) -> None:
-        counts = self.iterations if self.steps <= self.later_after or self.later is self.iterations else self.later
+        counts = self.later if self.is_late() else self.iterations
         for n, back in self.feedback.items():
             one, form = passes[n], self.forms[n]
             if counts[n] == 0:
@@ -94,10 +94,14 @@ class DTP(TargetRule):
             else:
                 self.descend(n, back, one, counts[n], getattr(forms, form))
 
+    def is_late(self) -> bool:
+        """Whether the later number of iterations holds."""
+        return self.later is not self.iterations and self.steps > self.later_after
+
     def descend(self, n: int, back: FeedbackBlock, one: Pass, count: int, gradients: forms.Gradients) -> None:
         """Stochastic gradient steps with momentum."""
         y, stream = one.outputs.detach(), self.stream(n)
-        rate = self.rates.get(n) or self.automatic_rate(n, y)
+        rate = self.rates[n] if self.rates else self.automatic_rate(n, y)
         for _ in range(count):
             found = gradients(back, one.inputs, y, one.tape, self.noise[n], stream)
             for parameter, velocity, gradient in zip(back.parameters, self.velocity[n], found, strict=True):
@@ -110,7 +114,7 @@ class DTP(TargetRule):
 
     def correlate(self, n: int, back: FeedbackBlock, one: Pass, count: int) -> None:
         """Steps of a least-mean-squares filter, on as many samples as its unknowns ask for."""
-        if self.automatic:
+        if self.automatic and not self.is_late():
             count = automatic_iterations(back, one.outputs)
         step = forms.every(back, one.outputs, SAMPLES)
         draw = forms.normal_like if one.outputs.dim() > 2 else forms.orthogonal_like
