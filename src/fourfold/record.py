@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from fourfold.errors import FourfoldError
+
+if TYPE_CHECKING:  # a refusal knows records, and does without numpy
+    import numpy as np
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
@@ -55,13 +56,15 @@ class Record:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA_VERSION
 
-    def write(self, folder: Path, series: Mapping[str, np.ndarray] | None = None) -> Path:
+    def write(self, folder: Path, series: "Mapping[str, np.ndarray] | None" = None) -> Path:
         """Writes the series, then the record, each atomically; returns the record's path.
 
         Raises OSError if the folder cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if series is not None:
+            import numpy as np
+
             with _replacing(folder / SERIES_FILE) as temporary:
                 np.savez_compressed(temporary, **dict(series))  # type: ignore[arg-type]
         text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
@@ -86,11 +89,13 @@ def read(folder: Path) -> Record:
         raise FourfoldError(f"{path}: not a readable record ({type(error).__name__})") from error
 
 
-def read_series(folder: Path) -> dict[str, np.ndarray]:
+def read_series(folder: Path) -> "dict[str, np.ndarray]":
     """The series of a cell: step_seconds, step_units, loss, context and, if judged, score; empty where none."""
     path = folder / SERIES_FILE
     if not path.is_file():
         return {}
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -131,6 +136,6 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "item"):  # a number of numpy's or torch's
         return _finite(value.item())
     return value
