@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -49,6 +50,8 @@ class Manifest:
         }
         self._entries = {entry["index"]: entry for entry in self.content["cells"]}
         self._saved = 0.0
+        self._lock = threading.RLock()
+        self._later: threading.Timer | None = None
 
     def save(self) -> None:
         """Writes the file. Raises OSError if the folder cannot be written."""
@@ -65,20 +68,30 @@ class Manifest:
         self._saved = time.monotonic()
 
     def update(self, index: int, **facts: Any) -> None:
-        """Notes facts (state, job) of one cell; saves, but not at every one of many quick cells."""
-        self._entries[index].update(facts)
-        if time.monotonic() - self._saved >= SAVE_INTERVAL:
-            self.save_if_possible()
+        """Notes facts (state, job) of one cell; saves now or soon, but not at every one of many quick cells."""
+        with self._lock:
+            self._entries[index].update(facts)
+            if time.monotonic() - self._saved >= SAVE_INTERVAL:
+                self.save_if_possible()
+            elif self._later is None:
+                self._later = threading.Timer(SAVE_INTERVAL, self.save_if_possible)
+                self._later.daemon = True
+                self._later.start()
 
     def end(self) -> None:
         """Notes that the sweep is over."""
-        self.content["ended"] = time.time()
-        self.save_if_possible()
+        with self._lock:
+            self.content["ended"] = time.time()
+            self.save_if_possible()
 
     def save_if_possible(self) -> None:
         """A full disk must not end a sweep whose records may still find room."""
-        try:
-            self.save()
-        except OSError as error:
-            self._saved = time.monotonic()
-            warn(f"{self.folder / MANIFEST_FILE}: {error.strerror}")
+        with self._lock:
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+            try:
+                self.save()
+            except OSError as error:
+                self._saved = time.monotonic()
+                warn(f"{self.folder / MANIFEST_FILE}: {error.strerror}")
