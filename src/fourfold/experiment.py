@@ -1,7 +1,6 @@
 """The life of a cell: acquire the device, make the stream, learn and be judged, leave a record."""
 
 import logging
-import os
 import sys
 import time
 import traceback
@@ -20,7 +19,7 @@ from fourfold.environment import environment
 from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
 from fourfold.experience import Experience, Run
 from fourfold.hardware.device import acquire
-from fourfold.hardware.engine import Engine
+from fourfold.hardware.engine import Engine, rank
 from fourfold.measure import memory
 from fourfold.measure.until import Until
 from fourfold.methods import interface as methods
@@ -146,11 +145,6 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The names of a cell's members, and its seed."""
     names = {axis: cell[axis]["name"] for axis in compatibility.AXES}
     return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
-
-
-def rank() -> int:
-    """This process's number among those of the cell; the first one writes the record."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def show_progress(asked: str) -> bool:

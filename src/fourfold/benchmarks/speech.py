@@ -5,28 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from fourfold.benchmarks.interface import Benchmark, SupervisedObjective, Term
+from fourfold.benchmarks.classification import Classification
+from fourfold.benchmarks.interface import SupervisedObjective, Term
 from fourfold.benchmarks.language import CausalLanguageModelling
-from fourfold.benchmarks.objectives import cross_entropy, token_cross_entropy
+from fourfold.benchmarks.objectives import token_cross_entropy
 from fourfold.data.tensors import Batch
 from fourfold.recipe import Recipe
 
 
-class AudioClassification(Benchmark):
+class AudioClassification(Classification):
     """Clips [batch, mels, frames] to scores [batch, classes]. Units are clips."""
-
-    def __init__(self, node: Mapping[str, Any], recipe: Recipe, data_dir: str, seed: int) -> None:
-        super().__init__(node, recipe, data_dir, seed)
-        self.objective = SupervisedObjective(cross_entropy)
-
-    def call_builder(self, build: Callable[..., nn.Module], outputs: int, arguments: dict[str, Any]) -> nn.Module:
-        assert self.sets is not None
-        return build(shape=self.sets.shape, outputs=outputs, **arguments)
-
-    def metric(self) -> MulticlassAccuracy:
-        return MulticlassAccuracy(num_classes=self.outputs, average="micro", validate_args=False)
 
 
 class Transcription(CausalLanguageModelling):

@@ -103,6 +103,11 @@ def ranks_started() -> int:
     return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
 
 
+def rank() -> int:
+    """This process's number among those of the cell; the first one writes the record."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
 def _strategy(asked: str, ranks: int) -> str:
     if ranks == 1:
         return "auto"
