@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import nn
 
 
@@ -33,8 +32,3 @@ def conv(shape: Sequence[int], outputs: int, channels: Sequence[int], hidden: in
 def parameter_count(network: nn.Module) -> int:
     """Trainable and frozen parameters, each counted once."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def to_memory_format(network: nn.Module, device: torch.device) -> nn.Module:
-    """Channels-last on accelerators, where convolutions are faster that way."""
-    return network.to(memory_format=torch.channels_last) if device.type != "cpu" else network  # type: ignore[call-overload]
