@@ -147,6 +147,7 @@ class Cell:
     precision_policy: str
     strategy: str
     mode: str
+    evaluate_on: str
     data_dir: str
     output_dir: str
     rerun: str
@@ -180,6 +181,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision_policy": ("exact", "nearest"),
     "strategy": ("auto", "ddp", "fsdp", "replicas"),
     "mode": ("measured",),
+    "evaluate_on": ("test", "validation"),
     "rerun": ("all", "missing", "failed"),
     "invalid": ("skip", "error"),
     "progress": ("auto", "on", "off"),

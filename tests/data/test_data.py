@@ -2,7 +2,9 @@
 
 import gzip
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from fourfold.data import idx
 from fourfold.data.packaged import digits
 from fourfold.data.synthetic import images
-from fourfold.data.tensors import TensorData, choose
+from fourfold.data.tensors import TensorData, choose, with_validation
 from fourfold.data.text import text
 from fourfold.errors import Unavailable
 
@@ -90,3 +92,20 @@ def test_the_standard_library_is_text_that_is_always_here() -> None:
 def test_an_empty_folder_of_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="too little text"):
         text(str(tmp_path), 0, sequence=10, megabytes=1.0, folder="none")
+
+
+def test_validation_takes_a_seeded_tenth_of_the_training_samples(run: Callable[..., Any]) -> None:
+    sets = digits("", 0)
+    held = with_validation(sets, 0.1, 0)
+    assert (len(held.train), len(held.test)) == (1294, 144)
+    together = torch.cat([held.train.inputs, held.test.inputs]).flatten(1)
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, sets.train.inputs.flatten(1).tolist()))
+    assert not torch.equal(held.test.inputs, with_validation(sets, 0.1, 1).test.inputs)
+    record = run("benchmark=digits", "evaluate_on=validation", "until=steps", "until.steps=2", "scale=smoke")
+    assert record.evaluations[-1]["samples"] == 144
+
+
+def test_validation_is_refused_where_nothing_can_be_held_out(run: Callable[..., Any]) -> None:
+    record = run("benchmark=matmul", "evaluate_on=validation")
+    assert record.state == "refused"
+    assert "evaluate_on=validation" in record.message

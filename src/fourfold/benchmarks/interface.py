@@ -7,11 +7,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fourfold.data.tensors import Batch, Sets
-from fourfold.errors import Unavailable
+from fourfold.data.tensors import Batch, Sets, with_validation
+from fourfold.errors import Refused, Unavailable
 from fourfold.members import target
 from fourfold.randomness import seed_of
 from fourfold.recipe import Recipe
+
+VALIDATION_SHARE = 0.1  # of the training samples, where evaluate_on=validation
 
 LossOf = Callable[..., Tensor]  # (outputs, targets, reduction="mean" | "none") -> [] or [batch]
 
@@ -130,4 +132,8 @@ def build(cell: Mapping[str, Any], recipe: Recipe) -> Benchmark:
     made = target(node)(node, recipe, cell["data_dir"], cell["seed"])
     if not isinstance(made, Benchmark):
         raise Unavailable(f"benchmark {node['name']}: {node['_target_']} is not a Benchmark")
+    if cell["evaluate_on"] == "validation":
+        if made.sets is None:
+            raise Refused(f"evaluate_on=validation: benchmark {node['name']} has no data to hold out; choose test")
+        made.sets = with_validation(made.sets, VALIDATION_SHARE, cell["seed"])
     return made

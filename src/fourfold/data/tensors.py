@@ -1,14 +1,14 @@
 """Data in memory: whole batches are gathered by index, there is no per-sample Python."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fourfold.errors import Unavailable
+from fourfold.errors import Refused, Unavailable
 from fourfold.randomness import generator
 
 
@@ -69,8 +69,25 @@ def choose(data: TensorData, samples: int | None, seed: int) -> TensorData:
     """A seeded choice of ``samples`` of the data, in their order; all of it for None or more than there is."""
     if samples is None or samples >= len(data):
         return data
-    kept = torch.randperm(len(data), generator=generator(seed, "choose"))[:samples].sort().values
+    return part(data, torch.randperm(len(data), generator=generator(seed, "choose"))[:samples])
+
+
+def part(data: TensorData, indices: Tensor) -> TensorData:
+    """The samples of these indices, in the order of the data."""
+    kept = indices.sort().values
     return TensorData(data.inputs[kept], data.targets[kept], data.prepare)
+
+
+def with_validation(sets: Sets, share: float, seed: int) -> Sets:
+    """A seeded share of the training samples in the place of the test samples, which are not looked at.
+
+    Raises Refused where the samples are no labelled tensors.
+    """
+    if not isinstance(sets.train, TensorData):
+        raise Refused("evaluate_on=validation: this benchmark has no labelled samples to hold out; choose test")
+    order = torch.randperm(len(sets.train), generator=generator(seed, "validation"))
+    count = round(share * len(order))
+    return replace(sets, train=part(sets.train, order[count:]), test=part(sets.train, order[:count]))
 
 
 def folder_of(name: str, data_dir: str, elsewhere: tuple[str, ...], remedy: str) -> Path:
