@@ -36,11 +36,15 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class TensorData:
-    """Inputs [n, ...] and class targets [n]; bytes stay bytes until they are drawn, then lie in [0, 1]."""
+    """Inputs [n, ...] and class targets [n]; bytes stay bytes until they are drawn, then lie in [0, 1].
+
+    domains: [n], where each sample comes from, numbered from 0 (a font, a speaker, a language); None if all are alike.
+    """
 
     inputs: Tensor
     targets: Tensor
     prepare: Callable[[Tensor], Tensor] = field(default=lambda inputs: inputs)
+    domains: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -52,7 +56,7 @@ class TensorData:
         return Batch(self.prepare(inputs), self.targets[indices])
 
     def to(self, device: torch.device) -> "TensorData":
-        return TensorData(self.inputs.to(device), self.targets.to(device), self.prepare)
+        return TensorData(self.inputs.to(device), self.targets.to(device), self.prepare, self.domains)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def choose(data: TensorData, samples: int | None, seed: int) -> TensorData:
 def part(data: TensorData, indices: Tensor) -> TensorData:
     """The samples of these indices, in the order of the data."""
     kept = indices.sort().values
-    return TensorData(data.inputs[kept], data.targets[kept], data.prepare)
+    domains = None if data.domains is None else data.domains[kept]
+    return TensorData(data.inputs[kept], data.targets[kept], data.prepare, domains)
 
 
 def with_validation(sets: Sets, share: float, seed: int) -> Sets:

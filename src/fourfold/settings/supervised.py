@@ -1,11 +1,13 @@
 """Supervised settings: how the data of a benchmark becomes a stream of contexts."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark
+from fourfold.errors import Refused
 from fourfold.randomness import generator
 from fourfold.settings.stream import Context, Phase, Stream
 from fourfold.settings.transforms import Transformed, permutations, rotations
@@ -49,6 +51,9 @@ def build_stream(
         train, test = transformed(train, split, contexts, angle, seed), transformed(test, split, contexts, angle, seed)
         made = copied_contexts(split, len(sets.train), len(sets.test), contexts, sets.classes, shared)
         size = size if shared else size * contexts
+    elif split == "domains":
+        made = domain_contexts(train, test, contexts, shared, benchmark.name)
+        size = max(max(context.outputs) + 1 for context in made if context.outputs) if shared else size
     elif split == "samples":
         made = sample_contexts(len(train), len(test), contexts, seed)
     else:
@@ -107,6 +112,35 @@ def copied_contexts(name: str, train: int, test: int, count: int, classes: int, 
         parts = torch.arange(train) + index * train, torch.arange(test) + index * test
         relabel = torch.arange(classes) + first
         contexts.append(Context(index, f"{name} {index}", *parts, relabel, tuple(range(first, first + classes))))
+    return tuple(contexts)
+
+
+def domain_contexts(train: Any, test: Any, count: int, shared: bool, benchmark: str) -> tuple[Context, ...]:
+    """Contexts of consecutive domains of the data, the first ones larger where the division leaves a rest.
+
+    A context's outputs are the classes that it has. Shared outputs are the classes themselves where all contexts have
+    the same; else a class's output is its rank among those of its context. Raises Refused for too few domains.
+    """
+    domains = None if getattr(train, "domains", None) is None else train.domains.unique()
+    if domains is None or len(domains) < count:
+        have = "its data has no domains" if domains is None else f"its data has {len(domains)}"
+        raise Refused(f"setting.split=domains, setting.contexts={count}: {benchmark} cannot do that, {have}")
+    groups = domains.tensor_split(count)
+    found = [tuple(torch.isin(data.domains, group).nonzero().flatten() for data in (train, test)) for group in groups]
+    names = [f"domain {','.join(map(str, group.tolist()))}" for group in groups]
+    if not hasattr(train, "targets"):  # text: every token can follow
+        return tuple(Context(index, names[index], parts[0], parts[1]) for index, parts in enumerate(found))
+    classes = [train.targets[parts[0]].unique() for parts in found]
+    alike = all(torch.equal(own, classes[0]) for own in classes)
+    size = int(max(train.targets.max(), test.targets.max())) + 1
+    contexts = []
+    for index, (parts, own) in enumerate(zip(found, classes, strict=True)):
+        relabel = None
+        if shared and not alike:
+            relabel = torch.arange(size)
+            relabel[own] = torch.arange(len(own))
+        right = range(len(own)) if relabel is not None else own.tolist()
+        contexts.append(Context(index, names[index], parts[0], parts[1], relabel, tuple(right)))
     return tuple(contexts)
 
 
