@@ -91,7 +91,7 @@ def digits(samples: int = 300, model: str = "mlp", optimizer: str = "adam", batc
         model=shape,
         data={"_target_": "fourfold.data.packaged.digits", "samples": samples},
     )
-    cell = {"benchmark": node, "data_dir": "data", "seed": 0}
+    cell = {"benchmark": node, "data_dir": "data", "seed": 0, "evaluate_on": "test"}
     return benchmarks.build(cell, recipe)
 
 
