@@ -37,6 +37,8 @@ def _as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_as_if_alone")
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("submitit_local", OURS)])
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"), [("submitit_local", OURS), ("submitit_local", [*OURS, "+hydra.launcher.warm=true"])]
+)
 class TestLocalLauncher(LauncherTestSuite):
-    """Hydra's suite, with a process for each job."""
+    """Hydra's suite, with a process for each job: a fresh one, and a forked one."""

@@ -8,7 +8,7 @@ import pytest
 
 from fourfold import record
 from fourfold.errors import FAILED, INTERRUPTED
-from fourfold.launch import ending, local, slurm
+from fourfold.launch import ending, local, slots, slurm
 from fourfold.launch.jobs import Job
 from fourfold.launch.stop import Stop
 
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_sweep(tmp_path: Path, 
 
 def test_devices_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3")
-    assert local.visible_devices() == ["2", "3"]
+    assert slots.visible_devices() == ["2", "3"]
 
 
 def test_cells_wait_for_devices_not_only_for_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,11 +137,11 @@ def test_cells_wait_for_devices_not_only_for_slots(monkeypatch: pytest.MonkeyPat
     given: list[list[str]] = []
     alive = [0]
 
-    def start(job: Any, folder: str, devices: list[str]) -> Any:
+    def start(job: Any, folder: str, devices: list[str], slot: Any, *_: Any) -> Any:
         given.append(devices)
         alive[0] += 1
         assert alive[0] <= 2
-        return SimpleNamespace(job=job, devices=devices, process=None)
+        return SimpleNamespace(job=job, devices=devices, slot=slot, need=None, held=lambda: 0)
 
     def ended(process: Any) -> bool:
         alive[0] -= 1
@@ -151,7 +151,7 @@ def test_cells_wait_for_devices_not_only_for_slots(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(local, "_press", lambda one, stop: None)
     monkeypatch.setattr(local, "_has_ended", ended)
     monkeypatch.setattr(local, "_ending", lambda one: ending.Ending("1"))
-    jobs = [Job(frozen=None, devices=1) for _ in range(3)] + [Job(frozen=None, devices=9)]  # type: ignore[arg-type]
-    local.run_local(jobs, "x", 3, Stop())
+    jobs = [Job(frozen=None, devices=many, slots=3) for many in (1, 1, 1, 9)]  # type: ignore[arg-type]
+    local.run_local(jobs, "x", Stop())
     assert given == [["4"], ["7"], ["4"], []]
     assert all(job.ending is not None for job in jobs)

@@ -1,6 +1,6 @@
 """One job: what is pickled for it, what it asks for, and who is told when it has ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,17 +48,24 @@ class FrozenJob:
 
 @dataclass
 class Job:
-    """``request`` is what it asks of a scheduler; ``timeout`` (seconds), ``devices``, ``slots`` hold on this machine.
+    """``request`` is what it asks of a scheduler; ``timeout`` (seconds) and what follows it hold on this machine.
 
-    ``on_start`` is called just before the job is handed over, ``on_end`` once, when it has ended.
+    ``devices`` are kept for it alone, ``ranks`` is how many processes it is, ``slots`` how many jobs run at once;
+    ``modules`` are what its processes import, ``memory()`` the bytes that they will need, or None.
+    ``on_start`` is called just before the job is handed over, ``on_wait`` with the reason if it cannot be yet,
+    ``on_end`` once, when it has ended.
     """
 
     frozen: FrozenJob
     request: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     devices: int = 0
+    ranks: int = 1
     slots: int = 1
+    modules: Sequence[str] = ()
+    memory: Callable[[], int | None] = lambda: None
     on_start: Callable[[str | None], None] = lambda job: None
+    on_wait: Callable[[str], None] = lambda why: None
     on_end: Callable[[Ending], None] = lambda ending: None
     ending: Ending | None = None
 

@@ -1,124 +1,176 @@
 """Jobs as processes of this machine: a few at a time, each alone with its crash, its leak and its time limit."""
 
-import contextlib
+import itertools
 import os
-import shlex
+import select
 import signal
-import subprocess
+import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
-import submitit
-from submitit.core.utils import JobPaths, pickle_load
-from submitit.local.local import LocalJob
+from submitit.core.utils import DelayedSubmission, JobPaths, pickle_load
 
+from fourfold.launch import forkserver, slots
 from fourfold.launch.ending import LOST, TIMEOUT, Ending, died, interrupted, read_log, reason_of_exit
 from fourfold.launch.jobs import Job
+from fourfold.launch.processes import Process, Request, Warm, start_cold
+from fourfold.launch.slots import Slot
 from fourfold.launch.stop import Stop
 
-POLL = 0.05  # seconds between two looks at the processes
+POLL = 0.25  # seconds between two looks at the clock; the end of a process is told at once
+POLL_BLIND = 0.02  # the same where the system does not tell
 TIMEOUT_GRACE = 15.0  # seconds that a cell has after its time limit to write its own record
 INTERRUPT_GRACE = 10.0  # seconds that a cell has after Ctrl-C
+RANK_GRACE = 5.0  # seconds that the other ranks have after one has failed
+
+NO_LIMIT = 60 * 24 * 365  # minutes: the launcher keeps the time, not submitit
+
+Start = Callable[[Request], Process]
+NUMBERS = itertools.count(1)
+# What an allocation around the launcher says of its own ranks, which ours are not.
+OUTER_RANKS = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NAME")
 
 
-class ProcessExecutor(submitit.LocalExecutor):
-    """submitit's local executor without its controller process: the job is the process, in a session of its own.
+def submit(
+    job: Job, folder: str, start: Start, environment: dict[str, str], slot: Slot
+) -> tuple[list[JobPaths], list[Process]]:
+    """submitit's files of a job, and a process for each of its ranks.
 
-    So Ctrl-C reaches the launcher alone, which passes it on; the exit status is the job's; and nothing
-    but the job itself runs beside a measurement.
+    As submitit's local executor does it, but without its controller process: a rank is a process, in a session of its
+    own. So Ctrl-C reaches the launcher alone, which passes it on; the exit status is the job's; and nothing but the
+    job itself runs beside a measurement.
     """
-
-    number: ClassVar[int] = 0
-
-    def __init__(self, folder: str | Path, environment: dict[str, str]) -> None:
-        super().__init__(folder)
-        self.environment = environment
-        self._throttling = 0.0
-
-    def _submit_command(self, command: str) -> LocalJob[Any]:
-        ProcessExecutor.number += 1
-        identity = f"{os.getpid()}-{ProcessExecutor.number}"
-        paths = JobPaths(self.folder, identity, 0)
-        paths.stdout.parent.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
+    identity = f"{os.getpid()}-{next(NUMBERS)}"
+    paths = [JobPaths(folder, identity, rank) for rank in range(job.ranks)]
+    paths[0].folder.mkdir(parents=True, exist_ok=True)
+    delayed = DelayedSubmission(job.frozen)
+    delayed.set_timeout(NO_LIMIT, max_num_timeout=0)
+    delayed.dump(paths[0].submitted_pickle)
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(paths[0].folder)]
+    around = {key: value for key, value in os.environ.items() if job.ranks == 1 or key not in OUTER_RANKS}
+    meeting = rendezvous(job.ranks)
+    processes: list[Process] = []
+    for rank, path in enumerate(paths):
+        itself = {
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_JOB_ID": identity,
-            "SUBMITIT_LOCAL_NTASKS": "1",
+            "SUBMITIT_LOCAL_NTASKS": str(job.ranks),
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
             "SUBMITIT_LOCAL_NODEID": "0",
-            "SUBMITIT_LOCAL_GLOBALID": "0",
-            "SUBMITIT_LOCAL_LOCALID": "0",
-            **self.environment,
+            "SUBMITIT_LOCAL_GLOBALID": str(rank),
+            "SUBMITIT_LOCAL_LOCALID": str(rank),
+            **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if meeting else {}),
         }
-        with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
-            process = subprocess.Popen(
-                shlex.split(command),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=environment,
-                start_new_session=True,
-            )
-        return LocalJob(self.folder, identity, tasks=[0], process=process)
+        given = {**around, **environment, **meeting, **itself}
+        processes.append(start(Request(command, str(path.folder), given, path.stdout, path.stderr, slot.cores)))
+    return paths, processes
+
+
+def rendezvous(ranks: int) -> dict[str, str]:
+    """Where the ranks of one cell meet: a port of this machine that is free now. Nothing for a single one."""
+    if ranks == 1:
+        return {}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "WORLD_SIZE": str(ranks),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
 
 
 @dataclass
 class _Running:
     job: Job
-    handle: LocalJob[Any]
-    process: "subprocess.Popen[bytes]"
+    paths: list[JobPaths]  # of each rank
+    processes: list[Process]
     devices: list[str]
     kills_before: int
+    slot: Slot = field(default_factory=lambda: Slot(0))
+    need: int | None = None
     started: float = field(default_factory=time.monotonic)
     ended_by: str | None = None  # timeout | interrupted: why the launcher ended it
     asked: float | None = None  # when it was asked to end
+    broken: tuple[int, float] | None = None  # the rank that failed first, and when
+
+    def held(self) -> int:
+        return sum(slots.held(process.pid) for process in self.processes)
 
 
-def run_local(jobs: Sequence[Job], folder: str, slots: int, stop: Stop) -> None:
-    """Runs the jobs, at most ``slots`` at once, in order; returns when all have ended or the user wants to stop.
+def run_local(jobs: Sequence[Job], folder: str, stop: Stop, warm: bool = False) -> None:
+    """Runs the jobs, in order, as many at once as they say; returns when all have ended or the user wants to stop.
 
-    ``folder`` is submitit's, with %j for the job. Jobs that were not started have no ending.
+    ``folder`` is submitit's, with %j for the job. ``warm``: processes are forked from one that has imported what they
+    need, where the system can do that and there are several. Jobs that were not started have no ending.
     """
-    waiting, running = list(jobs), list[_Running]()
-    free = visible_devices() if slots > 1 else []
-    many = len(free)
+    log = Path(folder.replace("%j", "forkserver.log"))
+    forks = Warm(modules_of(jobs), log) if warm and len(jobs) > 1 and forkserver.possible() else None
+    try:
+        _schedule(list(jobs), folder, stop, forks.start if forks else start_cold)
+    finally:
+        if forks is not None:
+            forks.close()
+
+
+def modules_of(jobs: Sequence[Job]) -> list[str]:
+    """What the jobs' processes will import, each once."""
+    return list(dict.fromkeys(["submitit.core.submission", *(name for job in jobs for name in job.modules)]))
+
+
+def _schedule(waiting: list[Job], folder: str, stop: Stop, start: Start) -> None:
+    count = waiting[0].slots if waiting else 1
+    places, running = slots.make_slots(count), list[_Running]()
+    free = slots.visible_devices() if count > 1 else []
+    many, needs, told = len(free), dict[int, int | None](), set[int]()
     try:
         while running or (waiting and not stop):
-            while waiting and not stop and len(running) < slots and _fits(waiting[0], free, many):
-                job = waiting.pop(0)
+            while waiting and places and not stop:
+                job = waiting[0]
+                if _devices(job, many) > len(free):
+                    break
+                if id(job) not in needs:
+                    needs[id(job)] = job.memory() if count > 1 else None
+                short = slots.short_of_memory(needs[id(job)], [(one.need, one.held()) for one in running])
+                if short:
+                    if id(job) not in told:
+                        job.on_wait(short)
+                    told.add(id(job))
+                    break
                 mine = [free.pop(0) for _ in range(_devices(job, many))]
-                running.append(_start(job, folder, mine))
-            for one in list(running):
-                _press(one, stop)
-                if _has_ended(one.process):
-                    running.remove(one)
-                    free[:] = sorted({*free, *one.devices}, key=_device_order)
-                    one.job.end(_ending(one))
-            time.sleep(POLL)
+                running.append(_start(waiting.pop(0), folder, mine, places.pop(0), start, needs[id(job)]))
+            ended = [one for one in running if not _goes_on(one, stop)]
+            for one in ended:
+                running.remove(one)
+                free[:] = sorted({*free, *one.devices}, key=slots.device_order)
+                places[:] = sorted([*places, one.slot], key=lambda slot: slot.number)
+                one.job.end(_ending(one))
+                needs.clear()  # its record may tell what cells like it need
+            if not ended:
+                _sleep(running)
     finally:
         for one in running:  # an error of ours: leave nothing behind
-            _kill(one.process)
+            _kill(one)
 
 
-def visible_devices() -> list[str]:
-    """The accelerators of this machine that this process may use, without importing torch; empty if none are found."""
-    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        if name in os.environ:
-            return [word.strip() for word in os.environ[name].split(",") if word.strip()]
-    nvidia = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
-    if nvidia:
-        return sorted((name for name in nvidia if name.isdigit()), key=_device_order)
-    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/properties")
-    amd = [path for path in nodes if "simd_count 0\n" not in path.read_text()]
-    return [str(index) for index in range(len(amd))]
+def _goes_on(one: _Running, stop: Stop) -> bool:
+    _press(one, stop)
+    return not _has_ended(one)
 
 
-def _device_order(name: str) -> tuple[int, str]:
-    return (int(name), name) if name.isdigit() else (1 << 30, name)
+def _sleep(running: Sequence[_Running]) -> None:
+    """Until a process ends, or it is time to look at the clock."""
+    handles = [process.fileno() for one in running for process in one.processes if process.returncode is None]
+    seen = [handle for handle in handles if handle is not None]
+    if len(seen) < len(handles):
+        time.sleep(POLL_BLIND)
+    elif seen:
+        select.select(seen, [], [], POLL)
 
 
 def _devices(job: Job, many: int) -> int:
@@ -126,61 +178,54 @@ def _devices(job: Job, many: int) -> int:
     return job.devices if job.devices <= many else 0
 
 
-def _fits(job: Job, free: Sequence[str], many: int) -> bool:
-    return _devices(job, many) <= len(free)
-
-
-def _start(job: Job, folder: str, devices: list[str]) -> _Running:
-    chosen = ",".join(devices)
+def _start(job: Job, folder: str, devices: list[str], slot: Slot, start: Start, need: int | None) -> _Running:
     names = ("CUDA_VISIBLE_DEVICES",) if Path("/dev/nvidiactl").exists() else ("ROCR_VISIBLE_DEVICES",)
-    executor = ProcessExecutor(folder, dict.fromkeys(names, chosen) if devices else {})
+    chosen = dict.fromkeys(names, ",".join(devices)) if devices else {}
     kills = _kernel_kills()
     job.on_start(None)
-    handle = executor.submit(job.frozen)
-    assert isinstance(handle, LocalJob)
-    assert handle._process is not None
-    return _Running(job, handle, handle._process, devices, kills)
+    paths, processes = submit(job, folder, start, {**slot.environment(), **chosen}, slot)
+    return _Running(job, paths, processes, devices, kills, slot, need)
 
 
 def _press(one: _Running, stop: Stop) -> None:
-    """Asks a process to end, then ends it: at its time limit, and when the user wants to stop."""
+    """Asks a job to end, then ends it: at its time limit, when the user wants to stop, and when a rank has failed."""
     now = time.monotonic()
     limit = one.job.timeout
     if one.ended_by is None and limit is not None and now - one.started > limit + TIMEOUT_GRACE:
         one.ended_by = TIMEOUT
-        _kill(one.process)
+        _kill(one)
     if stop and one.asked is None:
         one.asked, one.ended_by = now, one.ended_by or "interrupted"
-        _signal(one.process.pid, signal.SIGINT)
+        for process in one.processes:
+            process.signal(signal.SIGINT)
     if one.asked is not None and (stop.requests > 1 or now - one.asked > INTERRUPT_GRACE):
-        _kill(one.process)
+        _kill(one)
+    if one.broken is not None and now - one.broken[1] > RANK_GRACE:
+        _kill(one)
 
 
-def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
-    """Whether it has; then the rest of its session is ended too, while the process still holds its number."""
-    if process.returncode is not None:
-        return True
-    if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        return False
-    _kill(process)
-    process.wait()
-    return True
+def _has_ended(one: _Running) -> bool:
+    """Whether all its ranks have; notes the first that failed."""
+    left = False
+    for rank, process in enumerate(one.processes):
+        known = process.returncode is not None
+        if not process.has_ended():
+            left = True
+        elif not known and process.returncode != 0 and one.broken is None:
+            one.broken = (rank, time.monotonic())
+    return not left
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the session of a process that we started and have not yet reaped."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _kill(one: _Running) -> None:
+    for process in one.processes:
+        process.kill()
 
 
 def _ending(one: _Running) -> Ending:
-    paths, identity, status = one.handle.paths, one.handle.job_id, one.process.returncode
+    """That of the rank that failed first, else of the first rank."""
+    rank = one.broken[0] if one.broken else 0
+    paths, status = one.paths[rank], one.processes[rank].returncode
+    identity = str(paths.job_id)
     if paths.result_pickle.exists():
         return outcome(identity, paths)
     if one.ended_by == "interrupted":
@@ -188,8 +233,9 @@ def _ending(one: _Running) -> Ending:
     log = read_log(paths.stderr, paths.stdout)
     if one.ended_by == TIMEOUT:
         return died(identity, TIMEOUT, f"took longer than timeout={one.job.timeout:g} s and was ended", log)
+    assert status is not None
     reason, what = reason_of_exit(status, log, out_of_memory=_kernel_kills() > one.kills_before)
-    return died(identity, reason, what, log)
+    return died(identity, reason, what if len(one.processes) == 1 else f"rank {rank}: {what}", log)
 
 
 def outcome(identity: str, paths: JobPaths) -> Ending:

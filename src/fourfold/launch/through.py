@@ -1,7 +1,7 @@
 """Between Hydra's launcher plugins and our jobs: cells as jobs, overrides as jobs, launchers that are not ours."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,13 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
+from fourfold.launch import progress
 from fourfold.launch.cells import PlannedCell, frozen
 from fourfold.launch.ending import Ending
 from fourfold.launch.jobs import FrozenJob, Job
+from fourfold.launch.slots import memory_of_family
 from fourfold.launch.sweep import OnEnd, OnStart
+from fourfold.launch.task import run_cell
 
 
 def launch_through(
@@ -46,10 +49,30 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
         request=hardware["launcher"],
         timeout=cell["timeout"],
         devices=hardware["devices"] if accelerated else 0,
+        ranks=hardware["devices"] if hardware["nodes"] == 1 else 1,
         slots=cell["slots"],
+        modules=modules(launcher.task_function, cell),
+        memory=lambda: memory_of_family(planned.folder, cell),
         on_start=lambda job: on_start(planned, job),
+        on_wait=lambda why: progress.say(f"{planned.name} waits: {why}"),
         on_end=lambda ending: on_end(planned, ending),
     )
+
+
+def modules(task: Any, cell: Mapping[str, Any]) -> list[str]:
+    """What the process of a cell imports, so that it can be imported before; nothing for another program's task."""
+    if getattr(task, "run", None) is not run_cell:
+        return []
+    return ["fourfold.experiment", *dict.fromkeys(target.rpartition(".")[0] for target in targets(cell))]
+
+
+def targets(node: Any) -> Iterator[str]:
+    """The classes that a configuration names."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
 
 
 def jobs_of_overrides(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:

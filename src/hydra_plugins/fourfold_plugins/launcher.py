@@ -36,14 +36,14 @@ class FourfoldLauncher(BaseSubmititLauncher):
 
 
 class LocalLauncher(FourfoldLauncher):
-    """Processes of this machine, ``slots`` at a time."""
+    """Processes of this machine, ``slots`` at a time; with ``warm`` forked from one that has the imports."""
 
     _EXECUTOR = "local"
 
     def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
         from fourfold.launch.local import run_local
 
-        run_local(jobs, self.params["submitit_folder"], jobs[0].slots if jobs else 1, stop)
+        run_local(jobs, str(self.params["submitit_folder"]), stop, bool(self.params.get("warm", False)))
 
 
 class SlurmLauncher(FourfoldLauncher):
