@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from fourfold import compatibility, schema
 from fourfold.errors import NotApplicable, Refused, nearest
+from fourfold.hardware.requests import check_request
 from fourfold.recipe import resolve, will_be_accelerator
 
 CONFIG_NAME = "config"
@@ -268,6 +269,7 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
+    check_request(cell["hardware"], options("hardware"))
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)

@@ -47,6 +47,12 @@ class Peak:
 
 
 @dataclass
+class Interconnect:
+    node: float | None
+    network: float | None
+
+
+@dataclass
 class Request:
     nodes: int
     tasks_per_node: int
@@ -75,6 +81,7 @@ class Hardware:
     bandwidth: float | None
     power: float | None
     peak: Peak
+    interconnect: Interconnect
     launcher: Request
 
 
@@ -224,4 +231,5 @@ NOT_IDENTITY = (
     "hardware.power",
     "hardware.memory",
     "hardware.bandwidth",
+    "hardware.interconnect",
 )

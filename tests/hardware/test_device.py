@@ -1,68 +1,178 @@
 """Asked and found must agree. Devices that are not here are played by stand-ins for torch's modules."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from fourfold.composition import compose, plain
-from fourfold.errors import Unavailable
-from fourfold.hardware import device as devices
+from fourfold.errors import Refused, Unavailable
 from fourfold.hardware.device import acquire
+from fourfold.hardware.engine import Engine
+from fourfold.hardware.vendor import vendor
 
 
 def hardware(*words: str) -> dict:
     return plain(compose(list(words)))["hardware"]
 
 
+class Played:
+    """What torch's module of a device type says on a machine with these devices; ``broken`` fails as a driver does."""
+
+    def __init__(self, names: list[str], memory: float, broken: bool = False) -> None:
+        self.names, self.memory, self.broken = names, memory, broken
+
+    def is_available(self) -> bool:
+        return bool(self.names)
+
+    def device_count(self) -> int:
+        return len(self.names)
+
+    def get_device_name(self, index: int = 0) -> str:
+        if self.broken:
+            raise RuntimeError("driver error: the device fell off the bus\nmore of it")
+        return self.names[index]
+
+    def get_device_properties(self, index: int = 0) -> Any:
+        return SimpleNamespace(total_memory=int(self.memory), name=self.names[index])
+
+    def get_device_capability(self, index: int = 0) -> tuple[int, int]:
+        return (9, 0)
+
+    def set_device(self, index: int) -> None:
+        self.chosen = index
+
+
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch):
-    """Lets a machine have ``count`` devices of a name."""
+    """Lets a machine have devices of a backend, with what its vendor's libraries would answer."""
 
-    def played(name: str, count: int = 1, backend: str = "cuda") -> None:
-        module = SimpleNamespace(
-            get_device_name=lambda index: name,
-            device_count=lambda: count,
-            get_device_properties=lambda index: SimpleNamespace(total_memory=80 * 10**9),
+    def played(*names: str, backend: str = "cuda", memory: float = 80e9, broken: bool = False) -> Played:
+        module = Played(list(names), memory, broken)
+        if backend in ("cuda", "hip"):
+            for name in ("is_available", "device_count", "get_device_name", "get_device_capability"):
+                monkeypatch.setattr(torch.cuda, name, getattr(module, name))
+            monkeypatch.setattr(torch.cuda, "get_device_properties", module.get_device_properties)
+            monkeypatch.setattr(torch.version, "hip", "6.4.43484" if backend == "hip" else None)
+        elif backend == "xpu":
+            monkeypatch.setattr(torch, "xpu", module)
+        else:
+            for name in ("habana_frameworks", "habana_frameworks.torch", "habana_frameworks.torch.core"):
+                monkeypatch.setitem(sys.modules, name, ModuleType(name))
+            monkeypatch.setattr(torch, "hpu", module, raising=False)
+        real = torch.get_device_module
+        mine = {"xpu": module, "hpu": module}
+        monkeypatch.setattr(
+            torch, "get_device_module", lambda kind: mine[kind] if kind == backend and kind in mine else real(kind)
         )
-        monkeypatch.setattr(devices, "present_backend", lambda: backend)
-        monkeypatch.setattr(torch, "get_device_module", lambda kind: module)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+        return module
 
     return played
 
 
-def test_the_asked_device_is_found_by_its_name(play) -> None:
-    play("NVIDIA A100-SXM4-80GB")
-    found = acquire(hardware("hardware=a100"))
-    assert (found.kind, found.name, found.accelerator) == ("cuda", "NVIDIA A100-SXM4-80GB", True)
-    assert "tf32" in found.offers
+VENDORS = {  # hardware: (what the vendor's library calls the device, backend, torch's kind, bytes)
+    "a100": ("NVIDIA A100-SXM4-80GB", "cuda", "cuda", 85.0e9),
+    "mi300": ("AMD Instinct MI300X", "hip", "cuda", 205.8e9),
+    "max1550": ("Intel(R) Data Center GPU Max 1550", "xpu", "xpu", 131.0e9),
+    "gaudi2": ("GAUDI2", "hpu", "hpu", 101.6e9),
+}
 
 
-def test_another_model_is_not_taken_for_it(play) -> None:
-    play("NVIDIA H100 80GB HBM3", count=2)
-    with pytest.raises(Unavailable, match=r"hardware=a100 .* here is 2 x NVIDIA H100 80GB HBM3"):
+@pytest.mark.parametrize("target", VENDORS)
+def test_each_vendor_s_device_is_found_by_its_name(play, target: str) -> None:
+    name, backend, kind, memory = VENDORS[target]
+    play(name, name, backend=backend, memory=memory)
+    found = acquire(hardware(f"hardware={target}", "hardware.devices=2"))
+    assert (found.kind, found.backend, found.name, found.count) == (kind, backend, name, 2)
+    assert found.accelerator
+    assert found.memory == int(memory)
+    assert found.torch(1) == torch.device(kind, 1)
+    here = acquire(hardware("hardware=auto"))
+    assert (here.backend, here.name) == (backend, name)
+    assert set(vendor(backend).offers) <= set(here.offers)
+    assert here.evidence == "measured"
+
+
+@pytest.mark.parametrize("target", VENDORS)
+def test_each_vendor_s_library_may_be_absent(target: str) -> None:
+    with pytest.raises(Unavailable, match=rf"hardware={target} asks for 1 x .* here is only a CPU; .*hardware=auto"):
+        acquire(hardware(f"hardware={target}"))
+
+
+@pytest.mark.parametrize("target", VENDORS)
+def test_a_driver_that_fails_makes_the_device_unavailable(play, target: str) -> None:
+    name, backend, _, memory = VENDORS[target]
+    play(name, backend=backend, memory=memory, broken=True)
+    with pytest.raises(Unavailable, match=f"hardware={target}: its driver or library fails: .*fell off the bus$"):
+        acquire(hardware(f"hardware={target}"))
+
+
+@pytest.mark.parametrize("target", VENDORS)
+def test_fp32_is_exact_and_tf32_only_where_it_is_offered(play, target: str) -> None:
+    name, backend, _, memory = VENDORS[target]
+    play(name, backend=backend, memory=memory)
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        vendor(backend).set_precision("tf32")
+        assert torch.get_float32_matmul_precision() == ("high" if backend == "cuda" else "highest")
+        vendor(backend).set_precision("fp32")
+        assert torch.get_float32_matmul_precision() == "highest"
+        if backend == "cuda":
+            assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("target", ["max1550", "gaudi2"])
+def test_fabric_is_taught_the_devices_that_it_does_not_know(play, target: str) -> None:
+    name, backend, kind, memory = VENDORS[target]
+    play(name, backend=backend, memory=memory)
+    engine = Engine(acquire(hardware(f"hardware={target}")), "bf16", "auto")
+    assert engine.fabric.device == torch.device(kind, 0) == engine.device
+    assert engine.fabric.strategy.precision.device == kind  # autocast of the device, not of cuda
+
+
+def test_another_model_is_not_taken_for_it_and_is_named(play) -> None:
+    play("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
+    with pytest.raises(Unavailable, match=r"hardware=a100 .* here is 2 x NVIDIA H100 80GB HBM3 \(hardware=h100\)"):
+        acquire(hardware("hardware=a100"))
+
+
+def test_a_node_of_two_models_is_not_one_of_either(play) -> None:
+    play("NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB")
+    with pytest.raises(Unavailable):
+        acquire(hardware("hardware=a100", "hardware.devices=2"))
+
+
+def test_a_slice_of_a_device_is_not_the_device(play) -> None:
+    play("NVIDIA A100-SXM4-80GB MIG 1g.10gb", memory=10.2e9)
+    with pytest.raises(Unavailable, match="has 10 GB of 80"):
         acquire(hardware("hardware=a100"))
 
 
 def test_amd_is_not_nvidia_though_torch_calls_both_cuda(play) -> None:
-    play("AMD Instinct MI300X", backend="hip")
+    play("AMD Instinct MI300X", backend="hip", memory=205.8e9)
     assert acquire(hardware("hardware=mi300")).backend == "hip"
     with pytest.raises(Unavailable):
         acquire(hardware("hardware=h100"))
 
 
 def test_too_few_devices_are_unavailable(play) -> None:
-    play("NVIDIA A100-SXM4-80GB", count=2)
+    play("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
     with pytest.raises(Unavailable, match="asks for 4 x"):
         acquire(hardware("hardware=a100", "hardware.devices=4"))
 
 
-def test_auto_takes_what_is_here_and_knows_its_precisions(play) -> None:
+def test_auto_knows_the_precisions_of_what_is_here(play) -> None:
     play("NVIDIA H100 80GB HBM3")
-    found = acquire(hardware("hardware=auto"))
-    assert (found.kind, found.name) == ("cuda", "NVIDIA H100 80GB HBM3")
-    assert {"fp8", "tf32", "bf16"} <= set(found.offers)
+    assert {"fp8", "tf32", "bf16"} <= set(acquire(hardware("hardware=auto")).offers)
+
+
+def test_a_backend_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(Refused, match=r"hardware.backend=rocm: choose one of auto, cpu, cuda, hip"):
+        acquire(hardware("hardware=auto", "hardware.backend=rocm"))
 
 
 def test_a_stand_in_is_a_cpu_with_the_other_s_facts() -> None:

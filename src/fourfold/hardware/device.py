@@ -6,17 +6,13 @@ from typing import Any
 
 import torch
 
+from fourfold.composition import config_directory
 from fourfold.errors import Refused, Unavailable
+from fourfold.hardware.catalogue import recognises, targets_of
+from fourfold.hardware.vendor import MODULES, SEARCHED, Vendor, vendor
 
-# Precisions that a device of a backend can run whatever its model; the catalogue in conf/hardware says more.
-BACKEND_OFFERS = {
-    "cpu": ("fp32", "bf16", "collectives"),  # fp16 autocast there would silently be bf16
-    "cuda": ("fp32", "fp16", "collectives"),
-    "hip": ("fp32", "bf16", "fp16", "collectives"),
-    "xpu": ("fp32", "bf16", "fp16", "collectives"),
-    "hpu": ("fp32", "bf16", "collectives"),
-}
-TORCH_TYPE = {"cpu": "cpu", "cuda": "cuda", "hip": "cuda", "xpu": "xpu", "hpu": "hpu"}
+LEAST_MEMORY = 0.85  # of the stated memory, below which it is another device: a slice of it, or a smaller sister
+WAYS_OUT = "hydra/launcher=submitit_slurm would ask a scheduler for it, hardware=auto runs on what is here"
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,10 @@ class Device:
     def evidence(self) -> str:
         return "simulated" if self.stand_in else "measured"
 
+    @property
+    def vendor(self) -> Vendor:
+        return vendor(self.backend)
+
     def torch(self, index: int = 0) -> torch.device:
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, index)
 
@@ -49,83 +49,79 @@ class Device:
             "name": self.name,
             "count": self.count,
             "memory": self.memory,
-            "runtime": None if self.kind == "cpu" else torch.version.hip or torch.version.cuda,
+            "runtime": self.vendor.runtime(),
         }
 
 
 def acquire(hardware: Mapping[str, Any]) -> Device:
     """The device of a hardware target.
 
-    Raises Unavailable, saying what was asked and what is here, if it is absent, is another model, or is too few;
-    Refused for a backend that does not exist.
+    Raises Unavailable, saying what was asked and what is here, if it is absent, is another model, has less memory, is
+    too few, or its driver fails; Refused for a backend that does not exist.
     """
     backend = hardware["backend"]
     if hardware["stand_in"]:
-        return Device(
-            "cpu",
-            "cpu",
-            f"CPU standing in for {hardware['name']}",
-            hardware["devices"],
-            None,
-            tuple(hardware["offers"]),
-            stand_in=True,
-        )
+        name = f"CPU standing in for {hardware['name']}"
+        return Device("cpu", "cpu", name, hardware["devices"], None, tuple(hardware["offers"]), stand_in=True)
     if backend == "auto":
         backend = present_backend()
-    if backend not in TORCH_TYPE:
-        raise Refused(f"hardware.backend={backend}: choose one of auto, {', '.join(TORCH_TYPE)}")
+    if backend not in MODULES:
+        raise Refused(f"hardware.backend={backend}: choose one of auto, {', '.join(MODULES)}")
+    found = vendor(backend)
     if backend == "cpu":
-        return Device("cpu", "cpu", "cpu", hardware["devices"], None, BACKEND_OFFERS["cpu"])
-    kind = TORCH_TYPE[backend]
-    if present_backend() != backend:
+        return Device("cpu", "cpu", "cpu", hardware["devices"], None, found.offers)
+    try:
+        return _checked(hardware, found)
+    except (RuntimeError, OSError, AttributeError) as error:  # of the vendor's library
+        raise Unavailable(
+            f"hardware={hardware['name']}: its driver or library fails: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _checked(hardware: Mapping[str, Any], found: Vendor) -> Device:
+    if not found.present():
         raise Unavailable(_absent(hardware, describe_here()))
-    module = torch.get_device_module(kind)
-    name = module.get_device_name(0)
-    if hardware["match"] and not any(word.lower() in name.lower() for word in hardware["match"]):
+    if found.count() < hardware["devices"]:
         raise Unavailable(_absent(hardware, describe_here()))
-    if module.device_count() < hardware["devices"]:
-        raise Unavailable(_absent(hardware, describe_here()))
-    offers = tuple(hardware["offers"]) if hardware["backend"] != "auto" else _found_offers(backend)
-    return Device(kind, backend, name, hardware["devices"], module.get_device_properties(0).total_memory, offers)
+    for index in range(hardware["devices"]):
+        name, memory = found.device_name(index), found.memory(index)
+        if hardware["match"] and not recognises(hardware["match"], name):
+            raise Unavailable(_absent(hardware, describe_here()))
+        if hardware["memory"] and memory and memory < LEAST_MEMORY * hardware["memory"]:
+            here = f"device {index}, {name}, has {memory / 1e9:.0f} GB of {hardware['memory'] / 1e9:.0f}"
+            raise Unavailable(_absent(hardware, here))
+    offers = tuple(hardware["offers"]) if hardware["backend"] != "auto" else found.found_offers()
+    return Device(found.kind, found.backend, found.device_name(0), hardware["devices"], found.memory(0), offers)
 
 
 def present_backend() -> str:
-    """The backend of this machine's accelerator, or cpu."""
-    if torch.cuda.is_available():
-        return "hip" if torch.version.hip else "cuda"
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        return "xpu"
-    try:
-        import habana_frameworks.torch.core  # noqa: F401  # registers the hpu device with torch
-    except Exception:
-        return "cpu"
-    return "hpu"
+    """The backend of this machine's accelerator, or cpu. A library that fails counts as absent."""
+    for backend in SEARCHED:
+        try:
+            if vendor(backend).present():
+                return backend
+        except (RuntimeError, OSError, AttributeError):
+            continue
+    return "cpu"
 
 
 def describe_here() -> str:
-    """What this machine has, in a few words."""
+    """What this machine has, in a few words, and what the catalogue calls it."""
     backend = present_backend()
     if backend == "cpu":
         return "only a CPU"
-    module = torch.get_device_module(TORCH_TYPE[backend])
-    return f"{module.device_count()} x {module.get_device_name(0)}"
+    name = vendor(backend).device_name(0)
+    known = targets_of(name, config_directory() / "hardware")
+    called = f" (hardware={known[0]})" if known else ""
+    return f"{vendor(backend).count()} x {name}{called}"
 
 
 def _absent(hardware: Mapping[str, Any], here: str) -> str:
     return (
         f"hardware={hardware['name']} asks for {hardware['devices']} x {hardware['vendor']} "
-        f"{'/'.join(hardware['match']) or hardware['name']}, but here is {here}; "
-        "hydra/launcher=submitit_slurm would ask a scheduler for it, hardware=auto runs on what is here"
+        f"{'/'.join(hardware['match']) or hardware['name']}, but here is {here}; {WAYS_OUT}"
     )
 
 
-def _found_offers(backend: str) -> tuple[str, ...]:
-    """Precisions of the device in this machine, where the user named no model."""
-    offers = list(BACKEND_OFFERS[backend])
-    if backend == "cuda":
-        major, minor = torch.cuda.get_device_capability(0)
-        if major >= 8:
-            offers += ["tf32", "bf16"]
-        if (major, minor) >= (8, 9):
-            offers.append("fp8")
-    return tuple(offers)
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from fourfold.errors import Refused
 from fourfold.hardware.device import Device
-
-# Our precisions in Fabric's words. tf32 is fp32 with faster products; fp8 is for kernels that ask for it themselves.
-FABRIC_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp8": "bf16-mixed"}
+from fourfold.hardware.strategies import FABRIC_PRECISION, precision_plugin, strategy_of
 
 
 class Engine:
@@ -23,15 +21,16 @@ class Engine:
         self.facts = device
         self.precision = precision
         self.device = device.torch()
+        ranks = device.count * nodes
         self.fabric = Fabric(
-            accelerator=device.kind,
+            accelerator=device.vendor.accelerator(),
             devices=device.count,
             num_nodes=nodes,
-            strategy=_strategy(strategy, device.count * nodes),
-            precision=FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+            strategy=strategy_of(strategy, ranks, device.vendor, precision),
+            plugins=precision_plugin(precision, device.kind),
         )
-        if device.count * nodes > 1:
-            if ranks_started() != device.count * nodes:
+        if ranks > 1:
+            if ranks_started() != ranks:
                 raise Refused(
                     f"hardware.devices={device.count} hardware.nodes={nodes} needs a process for each device; "
                     "hydra/launcher=submitit_slurm starts them, in a sweep (-m)"
@@ -41,7 +40,7 @@ class Engine:
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
         self.plain = self.world == 1 and FABRIC_PRECISION[precision] == "32-true"
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        device.vendor.set_precision(precision)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass and its loss."""
@@ -106,11 +105,3 @@ def ranks_started() -> int:
 def rank() -> int:
     """This process's number among those of the cell; the first one writes the record."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-
-
-def _strategy(asked: str, ranks: int) -> str:
-    if ranks == 1:
-        return "auto"
-    if asked == "auto":
-        return "ddp"
-    return asked

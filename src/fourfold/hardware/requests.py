@@ -1,0 +1,33 @@
+"""What a cell asks of a scheduler must be what its hardware says. Nothing here imports torch."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fourfold.errors import Refused
+
+
+def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises Refused where ``hardware.launcher`` contradicts ``hardware``; ``names`` are those of the catalogue."""
+    request = hardware["launcher"]
+    for key, own in (("nodes", "nodes"), ("tasks_per_node", "devices")):
+        if request[key] != hardware[own]:
+            raise Refused(
+                f"hardware.launcher.{key}={request[key]}: contradicts hardware.{own}={hardware[own]}, "
+                "since each device has a task of its own; set the latter alone"
+            )
+    for kind, count in re.findall(r"(?:^|,)gpu(?::([A-Za-z_][\w.-]*))?(?::(\d+))?(?=,|\(|$)", request["gres"] or ""):
+        if int(count or 1) != hardware["devices"]:
+            raise Refused(
+                f"hardware.launcher.gres={request['gres']}: asks for {count or 1} a node, "
+                f"but hardware.devices={hardware['devices']}"
+            )
+        if kind in names and not _same(kind, [hardware["name"], *hardware["match"]]):
+            raise Refused(f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}")
+
+
+def _same(kind: str, words: Iterable[str]) -> bool:
+    def bare(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    return any(bare(kind) in bare(word) for word in words)

@@ -1,0 +1,86 @@
+"""How several devices share the work, in Fabric's terms; and precision for device types that Fabric does not know."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import MixedPrecision, Precision
+from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+
+from fourfold.errors import Refused
+from fourfold.hardware.vendor import Vendor
+
+# Our precisions in Fabric's words. tf32 is fp32 with faster products; fp8 is for kernels that ask for it themselves.
+FABRIC_PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "fp8": "bf16-mixed"}
+
+
+def precision_plugin(precision: str, kind: str) -> Precision:
+    """Autocast (and, for fp16, loss scaling) of a device type; nothing where products are 32-bit."""
+    word = FABRIC_PRECISION[precision]
+    return Precision() if word == "32-true" else MixedPrecision(word, device=kind)  # type: ignore[arg-type]
+
+
+def strategy_of(asked: str, ranks: int, vendor: Vendor, precision: str) -> Strategy:
+    """Fabric's strategy. replicas use ddp's group of processes, and nothing else of it.
+
+    Raises Refused where the strategy cannot have the precision.
+    """
+    if ranks == 1:
+        return SingleDeviceStrategy(torch.device("cpu") if vendor.kind == "cpu" else torch.device(vendor.kind, 0))
+    if asked in ("fsdp", "tensor"):
+        if FABRIC_PRECISION[precision] == "16-mixed":
+            raise Refused(
+                f"strategy={asked} precision=fp16: loss scaling needs whole gradients; precision=bf16 does not"
+            )
+        split: Callable[[nn.Module, Any], nn.Module] = shard if asked == "fsdp" else parallelize
+        sizes = (ranks, 1) if asked == "fsdp" else (1, ranks)
+        return ModelParallelStrategy(
+            split,
+            data_parallel_size=sizes[0],
+            tensor_parallel_size=sizes[1],
+            process_group_backend=vendor.collectives,
+        )
+    return DDPStrategy(process_group_backend=vendor.collectives)
+
+
+def shard(network: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP2 (Zhao et al. 2023): every repeated block, then the rest, spread over the ranks."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = mesh["data_parallel"]
+    for block in blocks(network):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The entries of the outermost lists of layers: what a model repeats."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
+    return [block for block in found if any(True for _ in block.parameters())]
+
+
+def parallelize(network: nn.Module, mesh: Any) -> nn.Module:
+    """Tensor parallelism (Shoeybi et al. 2019) by the plan that a transformers model brings: which linear layers are
+    split by columns, which by rows.
+
+    Raises Refused for a model without such a plan, and for layers that do not divide by the number of ranks.
+    """
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = mesh["tensor_parallel"]
+    model = getattr(network, "model", network)
+    styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+    asked = getattr(getattr(model, "config", None), "base_model_tp_plan", None)
+    if not asked or set(asked.values()) - set(styles):
+        raise Refused("strategy=tensor: this model has no plan of columns and rows; strategy=fsdp takes any")
+    heads = getattr(model.config, "num_key_value_heads", mesh.size())
+    if heads % mesh.size():
+        raise Refused(f"strategy=tensor: {heads} key-value heads do not divide among {mesh.size()} devices")
+    base = model.base_model
+    assert isinstance(base, nn.Module)
+    parallelize_module(base, mesh, {name: styles[style]() for name, style in asked.items()})
+    return network

@@ -1,0 +1,1 @@
+"""One file for each vendor: what differs from the others, and nothing else."""
