@@ -1,4 +1,4 @@
-"""python -m fourfold: list, explain, tree, report, ui, sync, run."""
+"""python -m fourfold: list, explain, tree, prepare, report, ui, sync, run."""
 
 import argparse
 import os
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     tree = commands.add_parser("tree", help="the settings by what they grant, with the methods that apply")
     tree.set_defaults(command=_tree)
 
+    prepare = commands.add_parser("prepare", help="find, download where absent, and verify a benchmark's data")
+    prepare.add_argument("overrides", nargs="+", metavar="OVERRIDE", help="as for run.py, e.g. benchmark=kmnist")
+    prepare.set_defaults(command=_prepare)
+
     report = commands.add_parser("report", help="the comparison table of a sweep, from its records")
     report.add_argument(
         "sweep", nargs="?", metavar="SWEEP", help="a sweep's id, or the beginning of it (default: the latest)"
@@ -132,6 +136,13 @@ def _tree(options: argparse.Namespace) -> int:
     from fourfold.cli.members import tree_text
 
     print(tree_text())
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from fourfold.cli.prepare import prepare_text
+
+    print(prepare_text(options.overrides))
     return 0
 
 

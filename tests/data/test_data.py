@@ -26,13 +26,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 def test_idx_files_are_read_as_their_header_says(tmp_path: Path) -> None:
     values = np.arange(24).reshape(2, 3, 4)
     write_idx(tmp_path / "x.gz", values)
-    np.testing.assert_array_equal(idx.read_idx(tmp_path / "x.gz", None).numpy(), values)
-
-
-def test_another_file_of_the_same_name_is_not_the_data_set(tmp_path: Path) -> None:
-    write_idx(tmp_path / "x.gz", np.zeros((2, 2)))
-    with pytest.raises(Unavailable, match="md5"):
-        idx.read_idx(tmp_path / "x.gz", "0" * 32)
+    np.testing.assert_array_equal(idx.read_idx(tmp_path / "x.gz").numpy(), values)
 
 
 def test_a_file_cut_short_is_damaged(tmp_path: Path) -> None:
@@ -40,15 +34,7 @@ def test_a_file_cut_short_is_damaged(tmp_path: Path) -> None:
     content = (tmp_path / "x.gz").read_bytes()
     (tmp_path / "x.gz").write_bytes(content[: len(content) // 2])
     with pytest.raises(Unavailable, match="damaged"):
-        idx.read_idx(tmp_path / "x.gz", None)
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_real_files_load(name: str, real_data: str) -> None:
-    sets = getattr(idx, name)(real_data, seed=0)
-    assert (len(sets.train), len(sets.test)) == (60_000, 10_000)
-    assert sets.train.targets.bincount().min() >= 5421
+        idx.read_idx(tmp_path / "x.gz")
 
 
 def test_bytes_become_numbers_between_0_and_1_when_drawn() -> None:

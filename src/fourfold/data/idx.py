@@ -1,65 +1,74 @@
-"""MNIST and Fashion-MNIST from their standard files: gzipped IDX, four of them."""
+"""The MNIST family from its standard files: gzipped IDX."""
 
 import gzip
-import hashlib
+import io
+import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fourfold.data.tensors import Sets, TensorData, choose, folder_of
+from fourfold.data.sources import find
+from fourfold.data.tensors import Sets, TensorData, agree, choose
 from fourfold.errors import Unavailable
 
-# md5 of the decompressed canonical files.
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-FASHION_MNIST_MD5 = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-}
+PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def mnist(data_dir: str, seed: int, samples: int | None = None) -> Sets:
-    """MNIST: 60,000 + 10,000 pictures [1, 28, 28], 10 classes (LeCun, Bottou, Bengio & Haffner 1998)."""
-    folder = folder_of("mnist", data_dir, (), "get its four *-ubyte.gz files")
-    return _load(folder, MNIST_MD5, seed, samples)
+def idx(data_dir: str, seed: int, source: str, samples: int | None = None) -> Sets:
+    """60,000 + 10,000 pictures [1, 28, 28] of 10 classes, from four files.
 
-
-def fashion_mnist(data_dir: str, seed: int, samples: int | None = None) -> Sets:
-    """Fashion-MNIST: 60,000 + 10,000 pictures [1, 28, 28], 10 classes (Xiao, Rasul & Vollgraf 2017)."""
-    system = ("/usr/share/datasets/fashion-mnist",)
-    folder = folder_of("fashion_mnist", data_dir, system, "apt install dataset-fashion-mnist brings it on Debian")
-    return _load(folder, FASHION_MNIST_MD5, seed, samples)
-
-
-def _load(folder: Path, checksums: dict[str, str], seed: int, samples: int | None) -> Sets:
-    parts = {name: read_idx(folder / f"{name}.gz", md5) for name, md5 in checksums.items()}
-    train = TensorData(parts["train-images-idx3-ubyte"].unsqueeze(1), parts["train-labels-idx1-ubyte"].long())
-    test = TensorData(parts["t10k-images-idx3-ubyte"].unsqueeze(1), parts["t10k-labels-idx1-ubyte"].long())
+    source: mnist (LeCun et al. 1998) | fashion_mnist (Xiao et al. 2017) | kmnist (Clanuwat et al. 2018).
+    Raises Unavailable if a file is missing or damaged.
+    """
+    names = tuple(f"{part}.gz" for part in PARTS)
+    images, labels, test_images, test_labels = (read_idx(path) for path in find(source, data_dir, names))
+    train = TensorData(images.unsqueeze(1), labels.long())
+    test = TensorData(test_images.unsqueeze(1), test_labels.long())
     return Sets(choose(train, samples, seed), test, classes=10, shape=(1, 28, 28))
 
 
-def read_idx(path: Path, md5: str | None) -> torch.Tensor:
-    """The bytes of one gzipped IDX file as a uint8 tensor of the shape in its header.
+def emnist(data_dir: str, seed: int, split: str, classes_used: int, samples: int | None = None) -> Sets:
+    """EMNIST (Cohen et al. 2017): letters and digits [1, 28, 28]; ``split`` is one of its six, from gzip.zip.
 
-    Raises Unavailable if it is absent, damaged, or not the canonical file (``md5`` of the decompressed bytes).
+    The files hold each picture on its side, and the letters count from 1: both are put right.
+    Raises Unavailable if the file is missing or damaged, Refused if the split has another number of classes.
+    """
+    (path,) = find("emnist", data_dir)
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for part in ("train", "test"):
+            for kind in ("images-idx3", "labels-idx1"):
+                name = f"gzip/emnist-{split}-{part}-{kind}-ubyte.gz"
+                try:
+                    found[part, kind] = read_idx(path, io.BytesIO(archive.read(name)))
+                except KeyError as error:
+                    raise Unavailable(f"{path}: has no {name}; get it anew") from error
+    first = int(found["train", "labels-idx1"].min())
+    sets = {
+        part: TensorData(
+            found[part, "images-idx3"].transpose(1, 2).unsqueeze(1).contiguous(),
+            found[part, "labels-idx1"].long() - first,
+        )
+        for part in ("train", "test")
+    }
+    agree("classes_used", classes_used, int(sets["train"].targets.max()) + 1)
+    return Sets(choose(sets["train"], samples, seed), sets["test"], classes_used, (1, 28, 28))
+
+
+def read_idx(path: Path, stream: BinaryIO | None = None) -> Tensor:
+    """The bytes of one gzipped IDX file (``stream``: its bytes, from an archive) as uint8, of the shape in its header.
+
+    Raises Unavailable if it is damaged.
     """
     try:
-        with gzip.open(path) as file:
+        with gzip.open(path if stream is None else stream) as file:
             content = file.read()
-    except FileNotFoundError as error:
-        raise Unavailable(f"{path}: this file of the data set is missing") from error
     except (OSError, EOFError, zlib.error) as error:
         raise Unavailable(f"{path}: damaged ({error}); get it anew") from error
-    if md5 is not None and hashlib.md5(content).hexdigest() != md5:
-        raise Unavailable(f"{path}: not the canonical file (md5 {md5} expected after gunzip); get it anew")
     dimensions = content[3]
     shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape.astype(int))

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fourfold.errors import Refused, Unavailable
+from fourfold.errors import Refused
 from fourfold.randomness import generator
 
 
@@ -95,14 +94,7 @@ def with_validation(sets: Sets, share: float, seed: int) -> Sets:
     return replace(sets, train=part(sets.train, order[count:]), test=part(sets.train, order[:count]))
 
 
-def folder_of(name: str, data_dir: str, elsewhere: tuple[str, ...], remedy: str) -> Path:
-    """The folder that holds a data set: data_dir/name, else a place where the system keeps it.
-
-    Raises Unavailable with the places looked at and how to get the data.
-    """
-    places = [Path(data_dir) / name, *map(Path, elsewhere)]
-    for place in places:
-        if place.is_dir():
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise Unavailable(f"data set {name} is not here (looked in {looked}); {remedy}, or set data_dir or FOURFOLD_DATA")
+def agree(key: str, said: int, found: int) -> None:
+    """Raises Refused if the number of classes that the configuration says is not the data's."""
+    if said != found:
+        raise Refused(f"benchmark.data.{key}={said}: these data have {found} classes; set benchmark.data.{key}={found}")

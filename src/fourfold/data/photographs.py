@@ -1,0 +1,192 @@
+"""Picture sets in their standard files, read without unpacking: CIFAR, ImageNet32, Tiny ImageNet, CORe50, Omniglot.
+
+Pictures become bytes [n, channels, height, width] in memory, once; no pickle is read.
+"""
+
+import io
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourfold.data.sources import find
+from fourfold.data.tensors import Sets, TensorData, agree, choose
+from fourfold.errors import Refused, Unavailable
+
+CORE50_TEST_SESSIONS = (3, 7, 10)  # Lomonaco & Maltoni 2017
+
+
+def cifar(
+    data_dir: str, seed: int, source: str, labels: str = "fine", classes_used: int = 10, samples: int | None = None
+) -> Sets:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 pictures [3, 32, 32], from the binary archive.
+
+    source: cifar10 | cifar100; labels of cifar100: fine (100 classes) | coarse (20). Raises Refused if
+    ``classes_used``, by which a setting splits them, is another number.
+    """
+    (path,) = find(source, data_dir)
+    hundred = source == "cifar100"
+    train_names = ["train.bin"] if hundred else [f"data_batch_{number}.bin" for number in range(1, 6)]
+    test_names = ["test.bin"] if hundred else ["test_batch.bin"]
+    width = 3072 + (2 if hundred else 1)  # a record: its labels, then red, green, blue
+    column = 1 if hundred and labels == "fine" else 0
+    content, parts = _members(path), []
+    for names in (train_names, test_names):
+        raw = b"".join(content[name] for name in names)
+        records = torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, width).copy())
+        parts.append(TensorData(records[:, -3072:].reshape(-1, 3, 32, 32), records[:, column].long()))
+    classes = (100 if labels == "fine" else 20) if hundred else 10
+    agree("classes_used", classes_used, classes)
+    return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, 32, 32))
+
+
+def cifar10_jpeg(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+    """CIFAR-10 as JPEG, recompressed: close to the original, not equal. Classes in alphabetical order, as there."""
+    parts = []
+    for path in find("cifar10_jpeg", data_dir):
+        with _zip(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".jpg")]
+            labels = _numbered(name.split("/")[-2] for name in names)
+            parts.append(TensorData(_pictures(archive, names, "RGB"), labels))
+    return Sets(choose(parts[0], samples, seed), parts[1], 10, (3, 32, 32))
+
+
+def imagenet32(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+    """ImageNet at 32x32 (Chrabaszcz, Loshchilov & Hutter 2017): 1,281,167 + 50,000 pictures of 1000 classes."""
+    parts = []
+    for path in find("imagenet32", data_dir):
+        with np.load(path, allow_pickle=False) as archive:
+            pictures = torch.from_numpy(archive["data"].reshape(-1, 3, 32, 32).copy())
+            parts.append(TensorData(pictures, torch.from_numpy(archive["labels"].astype(np.int64)) - 1))
+    train = TensorData(torch.cat([p.inputs for p in parts[:-1]]), torch.cat([p.targets for p in parts[:-1]]))
+    return Sets(choose(train, samples, seed), parts[-1], 1000, (3, 32, 32))
+
+
+def tiny_imagenet(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+    """Tiny ImageNet: 100,000 + 10,000 pictures [3, 64, 64] of 200 classes; its validation part is for testing."""
+    (path,) = find("tiny_imagenet", data_dir)
+    with _zip(path) as archive:
+        train = sorted(name for name in archive.namelist() if re.search(r"/train/.*\.JPEG$", name))
+        rows = [
+            line.split("\t") for line in archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
+        ]
+        words = [name.split("/")[2] for name in train]
+        number = {word: index for index, word in enumerate(sorted(set(words)))}
+        test = [f"tiny-imagenet-200/val/images/{row[0]}" for row in rows]
+        parts = [
+            TensorData(_pictures(archive, names, "RGB"), torch.tensor([number[word] for word in labels]))
+            for names, labels in ((train, words), (test, [row[1] for row in rows]))
+        ]
+    return Sets(choose(parts[0], samples, seed), parts[1], len(number), (3, 64, 64))
+
+
+def core50(
+    data_dir: str,
+    seed: int,
+    labels: str,
+    classes_used: int,
+    every: int,
+    image_size: int,
+    samples: int | None = None,
+) -> Sets:
+    """CORe50 (Lomonaco & Maltoni 2017): 50 objects in 11 filmed sessions, each ``every``-th frame; domains: sessions.
+
+    labels: objects (50) | categories (10). Sessions 3, 7 and 10 are for testing, as in the paper.
+    """
+    (path,) = find("core50", data_dir)
+    with _zip(path) as archive:
+        matches = [re.search(r"s(\d+)/o(\d+)/C_\d+_\d+_(\d+)\.png$", name) for name in sorted(archive.namelist())]
+        frames = [match for match in matches if match and int(match[3]) % every == 0]
+        parts = []
+        for held_out in (False, True):
+            own = [frame for frame in frames if (int(frame[1]) in CORE50_TEST_SESSIONS) == held_out]
+            objects = torch.tensor([int(frame[2]) - 1 for frame in own])
+            targets = objects if labels == "objects" else objects // 5
+            sessions = torch.tensor([int(frame[1]) for frame in own]).unique(return_inverse=True)[1]
+            pictures = _pictures(archive, [frame.string for frame in own], "RGB", image_size)
+            parts.append(TensorData(pictures, targets, domains=sessions))
+    classes = 50 if labels == "objects" else 10
+    agree("classes_used", classes_used, classes)
+    return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, image_size, image_size))
+
+
+def omniglot(data_dir: str, seed: int, parts: Sequence[str], characters: int, drawings: int, image_size: int) -> Sets:
+    """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 20 drawings of each character, ink 255, resized.
+
+    parts: of images_background | images_evaluation | images_background_small1 | images_background_small2, each a ZIP;
+    classes are all their characters, one that is in several parts counts once; domains are alphabets. The first
+    ``drawings`` of a character are for training, the others for testing. ``seed`` does not matter: nothing is drawn.
+    Raises Refused if ``characters``, by which a setting splits them, is not how many there are.
+    """
+    if not 0 < drawings < 20:
+        raise Refused(f"benchmark.data.drawings={drawings}: 1 to 19 of a character's 20 drawings are for training")
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for path in find("omniglot", data_dir, tuple(f"{part}.zip" for part in parts)):
+        with _zip(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+            pictures = 255 - _pictures(archive, names, "L", image_size)
+            for name, picture in zip(names, pictures, strict=True):
+                alphabet, character, file = name.split("/")[-3:]
+                found.setdefault((alphabet, character), {})[file] = picture
+    agree("characters", characters, len(found))
+    alphabets = sorted({alphabet for alphabet, _ in found})
+    rows = []
+    for label, ((alphabet, _), drawn) in enumerate(sorted(found.items())):
+        domain = alphabets.index(alphabet)
+        rows += [(drawn[file], label, domain, number < drawings) for number, file in enumerate(sorted(drawn))]
+    stack, training = torch.stack([row[0] for row in rows]), torch.tensor([row[3] for row in rows])
+    labels, domains = (torch.tensor([row[column] for row in rows]) for column in (1, 2))
+    made = [
+        TensorData(stack[own], labels[own], domains=domains[own].unique(return_inverse=True)[1])
+        for own in (training, ~training)
+    ]
+    return Sets(made[0], made[1], len(found), (1, image_size, image_size))
+
+
+# ------------------------------------------------------------------------------------------- archives
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise Unavailable(f"{path}: damaged ({error}); get it anew") from error
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """The .bin files of a tar archive, by their names without folders."""
+    try:
+        with tarfile.open(path) as archive:
+            found = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
+            return {name: file.read() for name, file in found.items() if file is not None and name.endswith(".bin")}
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise Unavailable(f"{path}: damaged ({error}); get it anew") from error
+
+
+def _pictures(archive: zipfile.ZipFile, names: Sequence[str], mode: str, side: int | None = None) -> Tensor:
+    """The pictures of an archive, [n, channels, height, width] bytes; resized to ``side`` by averaging."""
+    from PIL import Image
+
+    found = []
+    for name in names:
+        with Image.open(io.BytesIO(archive.read(name))) as picture:
+            converted = picture.convert(mode)
+            resized = converted if side is None else converted.resize((side, side), Image.Resampling.BOX)
+            found.append(np.asarray(resized))
+    if not found:
+        raise Unavailable(f"{archive.filename}: holds none of the pictures expected; get it anew")
+    stack = torch.from_numpy(np.stack(found))
+    return stack.unsqueeze(1) if mode == "L" else stack.permute(0, 3, 1, 2).contiguous()
+
+
+def _numbered(words: Iterable[str]) -> Tensor:
+    """Each word's place in the alphabetical order of all of them."""
+    every = list(words)
+    number = {word: index for index, word in enumerate(sorted(set(every)))}
+    return torch.tensor([number[word] for word in every])
