@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold import compatibility
+from fourfold import compatibility, tracing
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import cell_name
@@ -99,6 +99,8 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
             "memory": memory.peaks(engine.device),
             "contexts": stream.describe(),
         }
+    if counts_flops(cell, recipe.scale, device.accelerator):
+        record.measurements["flops"] = tracing.work(cell, recipe, benchmark, stream)
     losses = series["loss"]
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
@@ -145,6 +147,12 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The names of a cell's members, and its seed."""
     names = {axis: cell[axis]["name"] for axis in compatibility.AXES}
     return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
+
+
+def counts_flops(cell: Mapping[str, Any], scale: str, accelerator: bool) -> bool:
+    """auto: where a comparison with a device's peak can be of use."""
+    asked = cell["measure"]["flops"]
+    return asked == "on" or (asked == "auto" and (accelerator or scale == "full"))
 
 
 def show_progress(asked: str) -> bool:

@@ -38,6 +38,11 @@ class Tracking:
 
 
 @dataclass
+class Measure:
+    flops: str
+
+
+@dataclass
 class Peak:
     fp32: float | None
     tf32: float | None
@@ -167,6 +172,7 @@ class Cell:
     optimizer: Optimizer
     scale: Scale
     tracking: Tracking
+    measure: Measure
     benchmark: Any
     hardware: Hardware
     setting: Any
@@ -195,6 +201,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "until.rule": ("default", "steps", "epochs", "steady", "budget"),
     "optimizer.name": ("default", "sgd", "adam", "adamw"),
     "scale.name": ("auto", "full", "smoke"),
+    "measure.flops": ("auto", "on", "off"),
     "tracking.kind": ("local", "server", "off"),
 }
 
@@ -225,6 +232,7 @@ NOT_IDENTITY = (
     "timeout",
     "progress",
     "tracking",
+    "measure",
     "hardware.launcher",
     "hardware.match",
     "hardware.peak",

@@ -1,0 +1,134 @@
+"""Floating-point work by operator: what torch is asked to do within a block, noted call by call.
+
+A multiplication and an addition are two FLOP. Only products are counted (matrix products and convolutions), by the
+formulas of torch's own counter.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten: Any = torch.ops.aten
+KINDS = {
+    aten.mm: "matmul",
+    aten.addmm: "matmul",
+    aten._scaled_mm: "matmul",
+    aten.bmm: "batched_matmul",
+    aten.baddbmm: "batched_matmul",
+    aten.convolution: "convolution",
+    aten._convolution: "convolution",
+    aten.convolution_backward: "convolution",
+}
+
+
+def convolution_backward_flops(grad: Tensor, inputs: Tensor, weight: Tensor, *rest: Any, out_val: Any) -> int:
+    """As many for the gradient of the inputs, and of the weights, as for the outputs: 2 k^d C_in / g for each of them.
+
+    torch's own formula counts the weights' as if a grouped convolution were a full one.
+    """
+    transposed, needed = rest[4], rest[-1]
+    outputs = inputs if transposed else grad
+    return 2 * outputs.numel() * weight[0].numel() * (int(needed[0]) + int(needed[1]))
+
+
+FORMULAS = {**flop_registry, aten.convolution_backward: convolution_backward_flops}
+# A loop that ends when all are done would never end.
+MOST_TRUTHS = 100
+# A complex product is four real products and two additions: 8 FLOP for each pair where a real one has 2.
+COMPLEX = 4
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Calls that are alike: the operator's name, its kind and data type, and FLOP and bytes of one call.
+
+    kind: matmul | batched_matmul | convolution | attention | other.
+    bytes: of all tensors read and written, each counted once a call; views read and write nothing.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    flops: int
+    bytes: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """The operators of one step that does ``units`` units of work, in the order of their first calls."""
+
+    operators: tuple[Operator, ...]
+    units: float
+
+    @property
+    def flops(self) -> int:
+        """Of the whole step."""
+        return sum(operator.flops * operator.calls for operator in self.operators)
+
+    @property
+    def flops_per_unit(self) -> float | None:
+        """None if the step does no units of work."""
+        return self.flops / self.units if self.units else None
+
+    def by_kind(self) -> dict[str, int]:
+        """FLOP of the whole step by kind of operator; kinds without any are left out."""
+        found: Counter[str] = Counter()
+        for operator in self.operators:
+            found[operator.kind] += operator.flops * operator.calls
+        return {kind: flops for kind, flops in found.items() if flops}
+
+
+class OperatorTrace(TorchDispatchMode):
+    """Notes each operator that is called within it: what it is, its FLOP and the bytes it moves.
+
+    On the meta device a truth that is read ("are these all equal?") is taken for false; to read a number fails.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[tuple[str, str, str, int, int]] = Counter()
+        self.truths = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
+            self.truths += 1
+            if self.truths > MOST_TRUTHS:
+                raise RuntimeError("the step goes on until a value says otherwise; it cannot be traced without values")
+            return False
+        if func not in DECOMPOSED and func._overloadpacket not in FORMULAS:
+            with self:
+                found = func.decompose(*args, **kwargs)
+                if found is not NotImplemented:
+                    return found
+            DECOMPOSED.add(func)
+        out = func(*args, **kwargs)
+        self._note(func, args, kwargs, out)
+        return out
+
+    def _note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        packet = func._overloadpacket
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        formula = FORMULAS.get(packet)
+        flops = int(formula(*args, **kwargs, out_val=out)) if formula else 0
+        if made and made[0].is_complex():
+            flops *= COMPLEX
+        moved = 0 if func.is_view else sum(leaf.numel() * leaf.element_size() for leaf in (*given, *made))
+        kind = KINDS.get(packet, "attention" if formula else "other")
+        dtype = str((made or given)[0].dtype).removeprefix("torch.") if made or given else "none"
+        self.calls[packet.__name__, kind, dtype, flops, moved] += 1
+
+    def operators(self) -> tuple[Operator, ...]:
+        """What was noted, calls that are alike together."""
+        return tuple(Operator(*key, calls) for key, calls in self.calls.items())
+
+
+DECOMPOSED: set[Any] = set()  # operators that are known not to be made of others

@@ -1,0 +1,145 @@
+"""The floating-point work of a cell's step, counted by tracing it on the meta device: no memory, no arithmetic.
+
+    trace = trace_step(cell, recipe, benchmark, stream)         the step that the cell's method takes
+    trace = trace_step(plain_training(cell), ...)               one of plain training by backpropagation
+    trace.flops_per_unit
+    trace.by_kind()                    {"matmul": ..., "batched_matmul": ..., "convolution": ...}
+
+A step is traced as the method takes it: forward, backward, update. Attention is traced as two batched products over
+the whole of its score matrix, causal or not, without recomputation: the convention of model FLOP (Chowdhery et al.
+2022, appendix B).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
+
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.data.tensors import Batch
+from fourfold.experience import Experience, Run, Step
+from fourfold.hardware.engine import make_optimizer
+from fourfold.measure.flops import OperatorTrace, StepTrace
+from fourfold.measure.until import Until
+from fourfold.methods import interface as methods
+from fourfold.recipe import Recipe
+from fourfold.rules import interface as rules
+from fourfold.settings.stream import Stream
+
+
+class NoEngine:
+    """Stands for an engine where nothing is computed: an engine's words, on the meta device or for drawing data."""
+
+    facts = None
+    rank, world, plain = 0, 1, True
+
+    def __init__(self, device: str, precision: str) -> None:
+        self.device = torch.device(device)
+        self.precision = precision
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def network(self, build: Callable[[torch.device], nn.Module]) -> nn.Module:
+        return build(self.device)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
+        return make_optimizer(parameters, recipe)
+
+
+class OneStep:
+    """An experience of a single step."""
+
+    prequential, number, samples = False, 0, 0
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def __iter__(self) -> Iterator[Step]:
+        yield self.step
+
+
+PLAIN: dict[str, Any] = {
+    "_target_": "fourfold.methods.finetune.Finetune",
+    "oracle": False,
+    "rule": {"_target_": "fourfold.rules.backprop.Backprop"},
+}
+
+
+def plain_training(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The same cell, learned by plain training if it is trained by gradients at all."""
+    trained = bool((cell["method"].get("rule") or {}).get("_target_"))
+    return {**cell, "method": PLAIN} if trained else dict(cell)
+
+
+def trace_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> StepTrace:
+    """The first step of the cell's method on the stream, traced.
+
+    Leaves torch's random state as it was. It sets the benchmark's objective up for a network of its own, so trace
+    before the objective is used in earnest, or after. Raises whatever a step raises that needs values, which tensors
+    on the meta device have not.
+    """
+    node = cell["method"]
+    engine: Any = NoEngine("meta", recipe.precision)
+    with torch.random.fork_rng(devices=[]):
+        step = _first_step(cell, recipe, benchmark, stream)
+        run = _run(cell, recipe, benchmark, engine)
+        method = methods.build(node)
+        method.setup(benchmark, stream.view(engine.device), run, rules.build(node["rule"], engine))
+        run.meter.start()
+        experience: Any = OneStep(step)
+        with OperatorTrace() as trace, sdpa_kernel(SDPBackend.MATH):
+            method.learn(experience, run)
+    return StepTrace(trace.operators(), step.units)
+
+
+def _first_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> Step:
+    """The first step of the stream: drawn on the CPU, then moved."""
+    run = _run(cell, recipe, benchmark, NoEngine("cpu", recipe.precision))
+    step = next(Experience(stream, stream.phases[0], run)._steps())
+    move = lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf  # noqa: E731
+    step._batch = Batch(tree_map(move, step._batch.inputs), tree_map(move, step._batch.targets))
+    step._told = tree_map(move, step._told)
+    return step
+
+
+def _run(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, engine: Any) -> Run:
+    until = Until({"rule": "steps", "steps": 1, "epochs": None, "seconds": None, "interval": None}, timeout=1e9)
+    oracle = bool(cell["method"]["oracle"])
+    return Run(cell["seed"], benchmark, engine, recipe, until, progress=False, oracle=oracle)
+
+
+def work(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> dict[str, Any]:
+    """For the record: FLOP a unit of work.
+
+    model: of plain training (or of the method itself, where it trains nothing), by kind of operator;
+    executed: of the method's own first step, null where that depends on values; and the reason, if ``model`` is null.
+    """
+    model = executed = reason = None
+    plain = plain_training(cell)
+    try:
+        model = trace_step(plain, recipe, benchmark, stream)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    own = {key: value for key, value in cell["method"].items() if key in PLAIN}
+    try:
+        same = own["_target_"] == PLAIN["_target_"] and own["rule"]["_target_"] == PLAIN["rule"]["_target_"]
+        executed = model if same or plain == cell else trace_step(cell, recipe, benchmark, stream)
+    except Exception:
+        executed = None
+    return {
+        "model": None if model is None else model.flops_per_unit,
+        "by_kind": {} if model is None or not model.units else {k: v / model.units for k, v in model.by_kind().items()},
+        "executed": None if executed is None else executed.flops_per_unit,
+        "reason": reason,
+    }
