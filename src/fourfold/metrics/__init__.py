@@ -67,6 +67,7 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
             "units_per_second_high": steady.high,
             "warmup_steps": steady.warmup,
             "steady": float(steady.steady),
+            "drift": steady.drift or None,
         }
     return found
 

@@ -1,8 +1,9 @@
 """How fast a cell worked once it was warm: units of work a second, with an interval.
 
 Steps of one run are neither identically distributed (the first ones are slow) nor independent (clocks,
-caches and neighbours drift), so a plain mean with a plain interval is wrong twice. Warm-up is cut by MSER
-and the interval comes from batch means whose remaining correlation is allowed for.
+caches and neighbours drift), so a plain mean with a plain interval is wrong twice. Warm-up is cut by MSER,
+what is left is tested for a trend, and the interval comes from batch means whose remaining correlation is
+allowed for.
 """
 
 from dataclasses import dataclass
@@ -20,14 +21,19 @@ MOST_BATCHES, LEAST_BATCHES = 64, 8
 LEAST_STEPS = 8
 # From this many steps on, MSER looks at means of five steps (MSER-5), below at single steps.
 MSER_5_STEPS = 100
+# What is left drifts if a line through its batch means rises or falls by more than this share of the mean, and by
+# more than chance allows at this level.
+DRIFT, DRIFT_LEVEL = 0.01, 0.999
 
 
 @dataclass(frozen=True)
 class Rate:
     """Units a second in the steady state: mean and the ends of its 95 % interval (None: too few steps).
 
-    ``warmup`` steps were cut off, ``steps_used`` were not. ``steady`` is False if the warm-up was still
-    going on when half of the steps were over: the rate is then that of the second half, and may be off.
+    ``warmup`` steps were cut off, ``steps_used`` were not. ``steady`` is False if the warm-up was still going on when
+    half of the steps were over (the rate is then that of the second half), or if the rest drifts: by ``drift``, the
+    change of the time a unit over the steps used as a share of its mean, 0 where there is no more than chance.
+    ``freedom``: degrees of freedom of the interval; 0 without one.
     """
 
     mean: float
@@ -36,6 +42,8 @@ class Rate:
     steps_used: int
     warmup: int
     steady: bool = True
+    drift: float = 0.0
+    freedom: int = 0
 
     @property
     def relative_half_width(self) -> float | None:
@@ -57,11 +65,13 @@ def rate(step_seconds: ArrayLike, step_units: ArrayLike) -> Rate | None:
     if seconds.sum() <= 0 or units.sum() <= 0:
         return None
     mean = float(units.sum() / seconds.sum())
-    half = _half_width(units - mean * seconds)
-    if half is None:
+    found = _half_width(units - mean * seconds)
+    if found is None:
         return Rate(mean, None, None, len(seconds), warmup, steady)
-    half /= float(seconds.mean())
-    return Rate(mean, max(mean - half, 0.0), mean + half, len(seconds), warmup, steady)
+    half, batches = found[0] / float(seconds.mean()), found[1]
+    drift = _drift(_batch_means(seconds, batches) * mean / units.mean())
+    steady = steady and drift == 0.0
+    return Rate(mean, max(mean - half, 0.0), mean + half, len(seconds), warmup, steady, drift, batches - 1)
 
 
 def warmup_steps(values: ArrayLike) -> tuple[int, bool]:
@@ -111,8 +121,22 @@ def _without_stalls(data: Array) -> Array:
     return np.clip(data, middle - 8 * spread, middle + 8 * spread)
 
 
-def _half_width(deviations: Array) -> float | None:
-    """Half the 95 % interval of the mean of correlated values, by batch means.
+def _drift(means: Array) -> float:
+    """The rise of a least-squares line through batch means of mean 1, from the first to the last; 0 where it is small
+    or within chance (two-sided t test of the slope).
+    """
+    count = len(means)
+    time = np.arange(count) - (count - 1) / 2
+    slope = float((time * means).sum() / (time**2).sum())
+    rest = means - means.mean() - slope * time
+    error = float(np.sqrt((rest**2).sum() / (count - 2) / (time**2).sum()))
+    rise = slope * (count - 1)
+    chance = student_quantile(count - 2, DRIFT_LEVEL) * error
+    return rise if abs(rise) > DRIFT and abs(slope) > chance else 0.0
+
+
+def _half_width(deviations: Array) -> tuple[float, int] | None:
+    """Half the 95 % interval of the mean of correlated values, by batch means; and how many batches it is from.
 
     Batches are merged in pairs until their lag-1 correlation is no longer significant (Fishman 1978), or few
     are left; what correlation is left widens the interval by (1 + r) / (1 - r), as in Skart (Tafazzoli &
@@ -132,7 +156,7 @@ def _half_width(deviations: Array) -> float | None:
     correlation = min(correlation + (1 + 3 * correlation) / batches, 0.8)
     inflation = max(1.0, (1 + correlation) / (1 - correlation))
     variance = float(means.var(ddof=1)) * inflation / batches
-    return student_quantile(batches - 1) * float(np.sqrt(variance))
+    return student_quantile(batches - 1) * float(np.sqrt(variance)), batches
 
 
 def _batch_means(values: Array, batches: int) -> Array:
