@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -270,6 +271,11 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
     check_request(cell["hardware"], options("hardware"))
+    for what, most in cell["hardware"]["capacity"].items():
+        asked = cell["hardware"][what]
+        if most is not None and asked > most:
+            name = cell["hardware"]["name"]
+            raise Refused(f"hardware.{what}={asked}: {name} has {most} (hardware.capacity.{what})")
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)
@@ -284,6 +290,16 @@ def options(group: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
+def search_also(loader: ConfigLoader, words: Iterable[str]) -> None:
+    """Lets globs, suites and the lists of choices see the folders that a ``hydra.searchpath=[...]`` names, too.
+
+    Hydra itself looks there only while it composes.
+    """
+    searched = [word for word in words if word.startswith("hydra.searchpath=")]
+    if searched:
+        _, loader.repository = loader._parse_overrides_and_create_caching_repo(None, searched)  # type: ignore[attr-defined]
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> dict[str, list[compatibility.Member]]:
     """All members of each axis, read from their YAML."""
@@ -295,7 +311,7 @@ def catalogue() -> dict[str, list[compatibility.Member]]:
 
 def _own_facts(path: str) -> dict[str, Any]:
     """The top level of one member's YAML over those that its defaults list names, without a cell around it."""
-    own = _raw(path)
+    own = raw(path)
     layers, folder = [], path.rpartition("/")[0]
     for default in own.get("defaults") or ():
         if default == "_self_":
@@ -308,7 +324,7 @@ def _own_facts(path: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _raw(path: str) -> dict[str, Any]:
+def raw(path: str) -> dict[str, Any]:
     """One YAML file of the search path as it is written. OmegaConf's reader takes ten times as long."""
     repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
     for source in repository.get_sources():

@@ -43,6 +43,13 @@ class Measure:
 
 
 @dataclass
+class Suite:
+    name: str | None
+    row: str | None
+    weight: float | None
+
+
+@dataclass
 class Peak:
     fp32: float | None
     tf32: float | None
@@ -55,6 +62,12 @@ class Peak:
 class Interconnect:
     node: float | None
     network: float | None
+
+
+@dataclass
+class Capacity:
+    devices: int | None
+    nodes: int | None
 
 
 @dataclass
@@ -80,6 +93,7 @@ class Hardware:
     match: list[str]
     devices: int
     nodes: int
+    capacity: Capacity
     stand_in: bool
     offers: list[str]
     memory: float | None
@@ -168,6 +182,7 @@ class Cell:
     slots: int
     timeout: float
     progress: str
+    suite: Suite
     until: Until
     optimizer: Optimizer
     scale: Scale
@@ -233,7 +248,9 @@ NOT_IDENTITY = (
     "progress",
     "tracking",
     "measure",
+    "suite",
     "hardware.launcher",
+    "hardware.capacity",
     "hardware.match",
     "hardware.peak",
     "hardware.power",

@@ -13,14 +13,20 @@ from fourfold import compatibility, composition
 from fourfold.cli.sources import content, hydra, member_file, shown_path
 from fourfold.compatibility import FACTS, Member
 from fourfold.errors import Refused
+from fourfold.launch import suites
 from fourfold.recipe import resolve, scale_of, will_be_accelerator
 
 
 def explain_text(overrides: list[str]) -> tuple[str, bool]:
-    """The explanation of one cell, and whether it is valid.
+    """The explanation of one cell, and whether it is valid; with suite=NAME, that of its rows.
 
     Raises Refused if it cannot even be composed: an unknown choice, key or value.
     """
+    chosen, overrides = suites.take_out(overrides)
+    if chosen:
+        from fourfold.cli.suite import suite_text
+
+        return suite_text(chosen, overrides)
     with hydra():
         config = _composed(overrides)
         problem = _problem(config)

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,19 +19,34 @@ from yaml import YAMLError
 from fourfold import composition
 from fourfold.errors import NotApplicable, Refused
 
+if TYPE_CHECKING:
+    from fourfold.launch.suites import Row
+
 # What the controller itself goes by: one value for the whole sweep.
 WHOLE_SWEEP = ("output_dir", "slots", "rerun", "invalid", "dry_run", "tracking")
 
 
+@dataclass(frozen=True)
+class Combination:
+    """One point of a sweep, in the words of a shell; ``row`` is the suite's row that it comes from, if any."""
+
+    overrides: list[str]
+    row: "Row | None" = None
+
+
 @dataclass
 class PlannedCell:
-    """One cell of a sweep. ``config`` has Hydra's node, ``cell`` is the plain rest; ``folder`` is absolute."""
+    """One cell of a sweep. ``config`` has Hydra's node, ``cell`` is the plain rest; ``folder`` is absolute.
+
+    ``rows``: the labels of all rows of suites that ask for it.
+    """
 
     index: int
     overrides: list[str]
     config: DictConfig
     cell: dict[str, Any]
     folder: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -38,42 +55,76 @@ class PlannedCell:
 
 @dataclass
 class Plan:
-    """``refused`` is (overrides, why) of each combination that makes no sense."""
+    """What is to run, and what is not.
+
+    refused: (combination, why) of each that makes no sense; not_applicable: likewise, of each row of a suite that
+    the hardware cannot hold or that awaits something.
+    """
 
     cells: list[PlannedCell] = field(default_factory=list)
-    refused: list[tuple[list[str], str]] = field(default_factory=list)
+    refused: list[tuple[Combination, str]] = field(default_factory=list)
+    not_applicable: list[tuple[Combination, str]] = field(default_factory=list)
     duplicates: int = 0
 
 
-def plan(combinations: Iterable[Sequence[str]], compose: Callable[[list[str]], DictConfig], skip: bool) -> Plan:
-    """Composes and checks every combination.
+def combinations(words: Sequence[str], row: "Row | None", loader: ConfigLoader) -> list[Combination]:
+    """The product of all that the words give several values; of a suite's row, its words and these."""
+    from fourfold.launch.suites import words_of
+
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides(list(words) if row is None else words_of(row, words))
+    refuse_swept_controls(parsed)
+    return [Combination(list(one), row) for batch in BasicSweeper.split_arguments(parsed, None) for one in batch]
+
+
+def plan(
+    combinations: Iterable[Combination],
+    compose: Callable[[list[str]], DictConfig],
+    skip: bool,
+    lacking: Callable[[dict[str, Any]], str | None] = lambda cell: None,
+) -> Plan:
+    """Composes and checks every combination. ``lacking`` tells why the hardware cannot hold the cell of a row.
 
     Raises Refused for a name, a key or a value that is wrong in itself, NotApplicable for the first
     combination that makes no sense if these are not to be skipped.
     """
-    found, folders = Plan(), set[Path]()
-    for words in combinations:
-        overrides = list(words)
+    found, planned = Plan(), dict[Path, PlannedCell]()
+    for one in combinations:
+        row = one.row
+        if row is not None and row.awaits is not None:
+            found.not_applicable.append((one, f"awaits {row.awaits}"))
+            continue
         try:
-            config = compose(overrides)
+            config = compose(one.overrides)
         except NotApplicable as error:
             if not skip:
-                raise NotApplicable(_in_cell(error, overrides)) from error
-            found.refused.append((overrides, str(error)))
+                raise NotApplicable(_in_cell(error, one)) from error
+            (found.refused if row is None else found.not_applicable).append((one, str(error)))
             continue
         except Refused as error:
-            raise Refused(_in_cell(error, overrides)) from error
+            raise Refused(_in_cell(error, one)) from error
+        if row is not None:
+            config.suite = row.label()
+        cell = composition.plain(config)
+        why = None if row is None else lacking(cell)
+        if why is not None:
+            found.not_applicable.append((one, why))
+            continue
         folder = Path(os.path.abspath(os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
-        if folder in folders:
+        labels = [] if row is None else [row.label()]
+        if folder in planned:
+            planned[folder].rows += [label for label in labels if label not in planned[folder].rows]
             found.duplicates += 1
             continue
-        folders.add(folder)
-        found.cells.append(PlannedCell(len(found.cells), overrides, config, composition.plain(config), folder))
+        planned[folder] = PlannedCell(len(planned), one.overrides, config, cell, folder, labels)
+    found.cells = list(planned.values())
     return found
 
 
-def _in_cell(error: Refused, overrides: Sequence[str]) -> str:
-    return f"{error}  [in {' '.join(overrides)}]" if len(overrides) > 1 else str(error)
+def _in_cell(error: Refused, one: Combination) -> str:
+    if one.row is not None:
+        return f"{error}  [in row {one.row.name} of suite {one.row.suite}]"
+    return f"{error}  [in {' '.join(one.overrides)}]" if len(one.overrides) > 1 else str(error)
 
 
 def refuse_swept_controls(words: Iterable[Override]) -> None:
@@ -111,10 +162,16 @@ def frozen(planned: PlannedCell) -> DictConfig:
 
 
 def refusal_table(found: Plan) -> list[str]:
-    """How many combinations were left out and why, the most frequent reason first."""
+    """How many were left out and why: a line for each row of a suite, else the most frequent reason first."""
     lines = []
+    total = len(found.refused) + len(found.not_applicable) + len(found.cells) + found.duplicates
+    if found.not_applicable:
+        lines.append(f"not applicable: {len(found.not_applicable)} of {total}")
+        names = [one.row.name if one.row else "" for one, _ in found.not_applicable]
+        width = max(map(len, names))
+        reasons = [why for _, why in found.not_applicable]
+        lines += list(dict.fromkeys(f"  {name:<{width}}  {why}" for name, why in zip(names, reasons, strict=True)))
     if found.refused:
-        total = len(found.refused) + len(found.cells) + found.duplicates
         lines.append(f"skipped {len(found.refused)} of {total} combinations, which make no sense:")
         for why, count in Counter(why for _, why in found.refused).most_common():
             lines.append(f"  {count:>4} x  {why}")

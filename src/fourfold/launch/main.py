@@ -20,7 +20,8 @@ from yaml import YAMLError
 
 from fourfold import composition
 from fourfold.errors import FourfoldError, Refused, debugging, exit_code
-from fourfold.launch import progress
+from fourfold.launch import progress, suites
+from fourfold.launch.cells import WHOLE_SWEEP
 from fourfold.launch.task import CellTask, RunCell, run_cell
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -56,12 +57,21 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
     """Hands the words to Hydra as they are, but for what ``one_value_sweeps`` says."""
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    overrides = list(parser.parse_intermixed_args(words).overrides)
+    parsed = parser.parse_intermixed_args(words)
+    overrides = list(parsed.overrides)
     flags = list(words)
     for word in overrides:
         flags.remove(word)
-    if "-m" in flags or "--multirun" in flags:
-        overrides = one_value_sweeps(overrides)
+    task.suite, overrides = suites.take_out(overrides)
+    if task.suite:
+        if parsed.cfg or parsed.info:
+            raise Refused(
+                f"{task.suite[0]}: a suite is many cells; python -m fourfold explain {task.suite[0]} shows them"
+            )
+        if not parsed.multirun:
+            flags.append("--multirun")  # a suite is a sweep
+    if task.suite or parsed.multirun:
+        overrides = one_value_sweeps(overrides, all_members=bool(task.suite))
     words = [*flags, *overrides]  # Hydra's own parser does not take them in another order
     kept, before = sys.argv, os.environ.get(FULL_ERROR)
     sys.argv, os.environ[FULL_ERROR] = [kept[0], *words], "1"  # so that errors come here, not to sys.exit(1)
@@ -104,17 +114,19 @@ def _lighter_hydra(words: Sequence[str]) -> Iterator[None]:
         Hydra.get_mode, Hydra.list_all_config_groups = get_mode, list_groups  # type: ignore[method-assign]
 
 
-def one_value_sweeps(overrides: Sequence[str]) -> list[str]:
+def one_value_sweeps(overrides: Sequence[str], all_members: bool = False) -> list[str]:
     """``method.strength=3`` beside ``method=ewc,other`` as ``method.strength=choice(3)``.
 
     Hydra composes a sweep's controller with the default choices, where such a key may not exist; it leaves
-    what is swept to the cells.
+    what is swept to the cells. ``all_members``: a suite's rows may choose members of any group.
     """
     keys = [word.partition("=")[0] for word in overrides]
     groups = {key.replace("/", ".") for key, word in zip(keys, overrides, strict=True) if _is_swept(word)}
     found = []
     for key, word in zip(keys, overrides, strict=True):
-        inside = any(key.startswith(f"{group}.") for group in groups) and re.match(r"[\w.]+=.", word)
+        head = key.partition(".")[0]
+        chosen = "." in key and all_members and head not in (*WHOLE_SWEEP, "hydra")
+        inside = (chosen or any(key.startswith(f"{group}.") for group in groups)) and re.match(r"[\w.]+=.", word)
         found.append(f"{key}=choice({word.partition('=')[2]})" if inside and not _is_swept(word) else word)
     return found
 

@@ -27,7 +27,8 @@ class Manifest:
 
     content: {schema, id, command: [words], started, ended: seconds since the epoch or null,
     cells: [{index, cell, folder (relative to output_dir), overrides, state or null, job: id or null}],
-    refused: [{overrides, why}]}
+    refused: [{overrides, why}], not_applicable: the same, for rows of suites;
+    what a suite asked for has rows: [{name: of the suite, row, weight}] besides}
     """
 
     def __init__(

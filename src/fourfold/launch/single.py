@@ -9,7 +9,7 @@ from typing import Any
 
 from fourfold import composition
 from fourfold.errors import Refused
-from fourfold.launch import progress, sweep
+from fourfold.launch import progress, suites, sweep
 from fourfold.launch.ending import interrupted, readable, settle, signature
 from fourfold.launch.manifest import Manifest, new_identity
 from fourfold.launch.task import RunCell, guarded, run_cell
@@ -18,6 +18,9 @@ from fourfold.record import Record
 
 def run_here(overrides: Sequence[str]) -> Record:
     """Composes, checks and runs one cell; returns its record. Raises Refused, with nothing started."""
+    chosen, overrides = suites.take_out(overrides)
+    if chosen:
+        raise Refused(f"{chosen[0]}: a suite is many cells; run it from the shell: python run.py -m {chosen[0]}")
     cell = composition.plain(composition.compose(overrides))
     folder = Path(os.path.abspath(cell["output_dir"])) / "cells" / composition.cell_name(cell)
     found = run_one(run_cell, cell, folder, list(overrides), ["fourfold.run", *overrides], quiet=True)

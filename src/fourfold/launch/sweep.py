@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn
 
 from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
 from fourfold.launch import progress
-from fourfold.launch.cells import Plan, PlannedCell, refusal_table
+from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
 from fourfold.launch.manifest import Manifest
 from fourfold.launch.preview import preview
@@ -42,8 +42,8 @@ def run_sweep(
             progress.say(line)
         return [], []
     entries = [entry(p, output_dir, kept.get(p.index)) for p in found.cells]
-    refused = [{"overrides": overrides, "why": why} for overrides, why in found.refused]
-    manifest = Manifest(output_dir, sweep_dir.name, command, entries, refused)
+    manifest = Manifest(output_dir, sweep_dir.name, command, entries, _left_out(found.refused))
+    manifest.content["not_applicable"] = _left_out(found.not_applicable)
     start(manifest, first["tracking"], output_dir)
     for line in refusal_table(found):
         progress.say(line)
@@ -105,11 +105,20 @@ def is_left(folder: Path, rerun: str) -> bool:
 
 
 def _nothing_left(found: Plan) -> str:
-    if not found.refused:
+    out = [*found.refused, *found.not_applicable]
+    if not out:
         return "nothing to run: the sweep has no cells"
-    reasons = list(dict.fromkeys(why for _, why in found.refused))
+    reasons = list(dict.fromkeys(why for _, why in out))
     more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
-    return f"nothing left to run, since none of the {len(found.refused)} combinations makes sense: {reasons[0]}{more}"
+    what = "makes sense" if found.refused else "is applicable"
+    return f"nothing left to run, since none of the {len(out)} combinations {what}: {reasons[0]}{more}"
+
+
+def _left_out(combinations: Sequence[tuple[Combination, str]]) -> list[dict[str, Any]]:
+    return [
+        {"overrides": one.overrides, "why": why, **({"rows": [one.row.label()]} if one.row else {})}
+        for one, why in combinations
+    ]
 
 
 # ---------------------------------------------------------------------------------- manifest and tracking
@@ -123,6 +132,7 @@ def entry(planned: PlannedCell, output_dir: Path, kept: Record | None) -> dict[s
         "folder": os.path.relpath(planned.folder, output_dir),
         "overrides": planned.overrides,
         "state": kept.state if kept else None,
+        **({"rows": planned.rows} if planned.rows else {}),
     }
 
 

@@ -31,13 +31,15 @@ def run_cell(cell: dict[str, Any], folder: Path, overrides: list[str]) -> "Recor
 class CellTask:
     """Hydra's task function. In a sweep it runs in the cell's own process.
 
-    ``ran`` says whether anything was to run at all (not --help), ``records`` what came of it, and
-    ``refusal`` why not: Hydra would print a line of its own about an error raised from here.
+    ``suite`` holds the words that choose the rows of a sweep, ``ran`` says whether anything was to run at all (not
+    --help), ``records`` what came of it, and ``refusal`` why not: Hydra would print a line of its own about an
+    error raised from here.
     """
 
     def __init__(self, run: RunCell = run_cell, command: list[str] | None = None) -> None:
         self.run = run
         self.command = command or []
+        self.suite: list[str] = []
         self.records: list[Record] = []
         self.ran = False
         self.refusal: FourfoldError | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fourfold.errors import FourfoldError, Refused, nearest
+from fourfold.errors import NOT_APPLICABLE, FourfoldError, Refused, nearest
 from fourfold.metrics import figures
 from fourfold.record import Record, read, read_series
 
@@ -50,6 +50,7 @@ def read_sweep(output_dir: Path, name: str | None = None) -> Sweep:
     try:
         content = json.loads(manifest.read_text())
         cells = [_manifest_cell(output_dir, cell) for cell in content["cells"]]
+        cells += [_not_applicable(entry) for entry in content.get("not_applicable") or []]
         refused = [
             (_words(entry.get("overrides")), str(entry.get("why", ""))) for entry in content.get("refused") or []
         ]
@@ -106,6 +107,12 @@ def _manifest_cell(output_dir: Path, entry: dict[str, Any]) -> Cell:
     if cell.state == NO_RECORD and entry.get("state"):
         return Cell(str(entry["cell"]), str(entry["state"]), "left no record")
     return cell
+
+
+def _not_applicable(entry: dict[str, Any]) -> Cell:
+    """A suite's row that was not run: it is neither a pass nor a failure."""
+    names = [str(row.get("row")) for row in entry.get("rows") or []]
+    return Cell(", ".join(names) or _words(entry.get("overrides")), NOT_APPLICABLE, str(entry.get("why", "")))
 
 
 def _read_cell(cell: Path | Record | Sequence[Any]) -> Cell:

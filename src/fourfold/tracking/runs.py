@@ -21,7 +21,7 @@ PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 6000, 5000, 250
 # Points of one curve: more than a screen is wide says nothing more.
 MOST_POINTS = 1000
 # Not as parameters: both scales' recipes and all sizes (what ran is in recipe.*), ranges of values, plumbing.
-NOT_PARAMETERS = {"benchmark.recipe", "hardware.launcher", "hardware.match", "tracking", "hydra"}
+NOT_PARAMETERS = {"benchmark.recipe", "hardware.launcher", "hardware.match", "tracking", "suite", "hydra"}
 NOT_PARAMETERS_ANYWHERE = {"limits", "sizes"}
 
 STATUS = {
@@ -78,7 +78,11 @@ def cell_run(record: Record, series: Series, sweep: str | None) -> Run:
 def sweep_run(sweep: Mapping[str, Any], records: Iterable[Record]) -> Run:
     """The parent run: the command, the state of the code, and how many cells ended how."""
     records = list(records)
-    cells = [*sweep.get("cells", []), *({"state": errors.REFUSED} for _ in sweep.get("refused", []))]
+    cells = [
+        *sweep.get("cells", []),
+        *({"state": errors.REFUSED} for _ in sweep.get("refused", [])),
+        *({"state": errors.NOT_APPLICABLE} for _ in sweep.get("not_applicable", [])),
+    ]
     states = [str(cell.get("state")) for cell in cells if cell.get("state")]
     counts = {state: states.count(state) for state in errors.STATES if state in states}
     started = seconds_of(sweep.get("started")) or min((r.started for r in records), default=0.0)
@@ -120,6 +124,7 @@ def cell_tags(record: Record, sweep: str | None) -> dict[str, Any]:
         "scale": record.recipe.get("scale"),
         "unit": record.measurements.get("unit"),
         "sweep": sweep,
+        **suite_tags(record),
         "cell": record.cell,
         "host": record.environment.get("host"),
         **git_tags(record),
@@ -133,6 +138,12 @@ def cell_tags(record: Record, sweep: str | None) -> dict[str, Any]:
 def axes(record: Record) -> dict[str, Any]:
     """The four axes, the rule and the seed; hardware that only stood in is named as that."""
     return {**record.axes, "hardware": hardware_label(record)}
+
+
+def suite_tags(record: Record) -> dict[str, Any]:
+    """The suite and its row that asked for the cell, and the row's weight; nothing where none did."""
+    suite = record.config.get("suite") or {}
+    return {"suite": suite.get("name"), "row": suite.get("row"), "weight": suite.get("weight")}
 
 
 def git_tags(record: Record) -> dict[str, Any]:

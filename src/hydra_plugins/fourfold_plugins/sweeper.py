@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.fourfold_plugins.launcher import LocalLauncher
 
 
 class FourfoldSweeper(BasicSweeper):
@@ -28,7 +28,8 @@ class FourfoldSweeper(BasicSweeper):
         return self._sweep_cells(self.task, arguments)
 
     def _sweep_cells(self, task: Any, arguments: list[str]) -> list[list[JobReturn]]:
-        from fourfold.launch import cells, sweep
+        from fourfold import composition
+        from fourfold.launch import capacity, cells, suites, sweep
         from fourfold.launch.through import launch_through
 
         assert self.config is not None
@@ -36,11 +37,16 @@ class FourfoldSweeper(BasicSweeper):
         assert self.launcher is not None
         task.ran = True
         loader = self.hydra_context.config_loader
-        words = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        cells.refuse_swept_controls(words)
-        combinations = self._combinations(words)
-        plan = cells.plan(combinations, cells.composer(loader, self.config), self.config.get("invalid") != "error")
         launcher, config, batch = self.launcher, self.config, self.max_batch_size
+        words = [*self._parse_config(), *arguments]
+        composition.search_also(loader, config.hydra.overrides.hydra)
+        rows: list[suites.Row | None] = [*suites.chosen_rows(task.suite, loader)] if task.suite else [None]
+        plan = cells.plan(
+            [one for row in rows for one in cells.combinations(words, row, loader)],
+            cells.composer(loader, config),
+            skip=config.get("invalid") != "error",
+            lacking=lambda cell: capacity.lacking(cell, here=isinstance(launcher, LocalLauncher)),
+        )
         sweep_dir = Path(config.hydra.sweep.dir)
 
         def launch(chosen: Any, on_start: Any, on_end: Any) -> list[JobReturn]:
@@ -51,6 +57,3 @@ class FourfoldSweeper(BasicSweeper):
         task.ran = not config.get("dry_run")
         task.records += records
         return [returns]
-
-    def _combinations(self, words: list[Override]) -> list[list[str]]:
-        return [combination for batch in self.split_arguments(words, None) for combination in batch]

@@ -1,0 +1,188 @@
+"""Suites: rows with names and weights, run like any sweep; what a row keeps and what the shell takes over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from fourfold import record
+from fourfold.cli.explain import explain_text
+from fourfold.cli.members import list_text
+from fourfold.cli.sources import hydra
+from fourfold.composition import config_directory, options
+from fourfold.errors import Refused
+from fourfold.launch import main, suites
+from fourfold.launch.suites import Row, words_of
+from fourfold.report.read import read_sweep
+
+Shell = Callable[..., int]
+
+PAIR = """
+overrides: [until.steps=5]
+rows:
+  plain: {overrides: [benchmark=digits], weight: 2}
+  remembers: {overrides: [benchmark=digits, setting=class_incremental, method=replay, method.memory=50, until.steps=7]}
+  wide: {overrides: [benchmark=digits, hardware.devices=64], about: more than a laptop has}
+  cartpole: {overrides: [benchmark=cartpole], awaits: the reinforcement-learning workloads}
+"""
+MORE = """
+defaults: [pair]
+rows:
+  plain: {overrides: [benchmark=digits, until.steps=9]}
+  same: {overrides: [benchmark=digits, until.steps=5], weight: 0.5}
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> str:
+    """Two suites kept outside the project, as the word that makes Hydra find them."""
+    folder = tmp_path / "conf" / "suite"
+    folder.mkdir(parents=True)
+    (folder / "pair.yaml").write_text(PAIR)
+    (folder / "more.yaml").write_text(MORE)
+    return f"hydra.searchpath=[file://{folder.parent}]"
+
+
+def manifest(output: Path) -> dict[str, Any]:
+    newest = max((output / "sweeps").iterdir(), key=lambda folder: folder.name)
+    content: dict[str, Any] = json.loads((newest / "sweep.json").read_text())
+    return content
+
+
+def records(output: Path) -> list[record.Record]:
+    return [record.read(folder) for folder in (output / "cells").iterdir()]
+
+
+def test_a_suite_is_a_sweep_of_its_rows(shell: Shell, output: Path, outside: str, capsys: Any) -> None:
+    assert shell("-m", "suite=pair", "hardware=cpu", "seed=0,1", outside) == 0
+    found = {(one.config["suite"]["row"], one.axes["seed"]): one for one in records(output)}
+    assert set(found) == {("plain", 0), ("plain", 1), ("remembers", 0), ("remembers", 1)}
+    plain, remembers = found["plain", 0], found["remembers", 1]
+    assert plain.config["suite"] == {"name": "pair", "row": "plain", "weight": 2.0}
+    assert (plain.config["until"]["steps"], remembers.config["until"]["steps"]) == (5, 7)
+    assert (remembers.axes["method"], remembers.config["method"]["memory"]) == ("replay", 50)
+    content = manifest(output)
+    assert content["cells"][0]["rows"] == [{"name": "pair", "row": "plain", "weight": 2.0}]
+    out = {(entry["rows"][0]["row"], entry["why"]) for entry in content["not_applicable"]}
+    assert {row for row, _ in out} == {"wide", "cartpole"}
+    assert ("cartpole", "awaits the reinforcement-learning workloads") in out
+    said = capsys.readouterr().out
+    assert "not applicable: 4 of 8" in said
+    assert "cartpole  awaits the reinforcement-learning workloads" in said
+    shown = read_sweep(output)
+    assert sorted(cell.state for cell in shown.cells) == ["done"] * 4 + ["not applicable"] * 4
+
+
+def test_without_m_it_is_a_sweep_all_the_same(shell: Shell, output: Path, outside: str) -> None:
+    assert shell("suite=pair", "row=plain", "hardware=cpu", outside) == 0
+    assert [one.config["suite"]["row"] for one in records(output)] == ["plain"]
+
+
+def test_the_shell_wins(shell: Shell, output: Path, outside: str) -> None:
+    words = ["suite=pair", "row=remembers", "method=ewc", "method.strength=3", "until.steps=2", "hardware=cpu"]
+    assert shell("-m", *words, outside) == 0
+    (found,) = records(output)
+    assert (found.axes["method"], found.config["method"]["strength"]) == ("ewc", 3)
+    assert found.config["until"]["steps"] == 2
+    assert found.axes["setting"] == "class_incremental"
+
+
+def test_a_cell_that_two_rows_ask_for_runs_once_and_counts_for_both(shell: Shell, output: Path, outside: str) -> None:
+    assert shell("-m", "suite=pair,more", "row=plain,same", "hardware=cpu", outside) == 0
+    content = manifest(output)
+    asked = {tuple((row["name"], row["row"]) for row in cell["rows"]) for cell in content["cells"]}
+    assert asked == {(("pair", "plain"), ("more", "same")), (("more", "plain"),)}
+    assert len(records(output)) == 2
+    before = {one.cell: one.started for one in records(output)}
+    assert shell("-m", "suite=more", "row=same", "hardware=cpu", "rerun=missing", outside) == 0
+    assert manifest(output)["cells"][0]["rows"] == [{"name": "more", "row": "same", "weight": 0.5}]
+    assert {one.cell: one.started for one in records(output)} == before
+
+
+def test_the_suite_is_not_part_of_the_cells_identity(shell: Shell, output: Path, outside: str) -> None:
+    assert shell("-m", "suite=pair", "row=plain", "hardware=cpu", outside) == 0
+    (cell,) = records(output)
+    assert shell("benchmark=digits", "until.steps=5", "hardware=cpu") == 0
+    assert [one.cell for one in records(output)] == [cell.cell]
+
+
+def test_selected_by_glob(shell: Shell, outside: str, capsys: Any) -> None:
+    assert shell("suite=pair", "row=glob(*, exclude=[wide, cart*])", "hardware=cpu", "dry_run=true", outside) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 cells would run" in said
+    assert "not applicable" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("suite=pear", "suite=pear: no such suite; choose one of "),
+        ("suite=pear", "; did you mean pair?"),
+        ("suite=pair row=plane", "row=plane: no such row; choose of plain, remembers, wide, cartpole; did you mean"),
+        ("suite=pair suite=more", "suite is given twice"),
+        ("row=plain", "suite=NAME is missing"),
+        ("suite=pair row=cartpole", "none of the 1 combinations is applicable: awaits the reinforcement"),
+        ("suite=pair row=plain method.memory=3", "no such key [in row plain of suite pair]"),
+        ("suite=pair sed=3", "did you mean seed?"),
+        ("suite=pair slots=1,2", "whole sweep"),
+        ("suite=pair --cfg job", "explain suite=pair shows them"),
+        ("suite=broken", "suite broken: row: no such key; did you mean rows?"),
+        ("suite=stray", "row a: wieght: no such key; did you mean weight?"),
+        ("suite=flat", "row a: overrides: must be a list of KEY=VALUE"),
+        ("suite=heavy", "row a: weight=-1.0: must be a number, 0 or more"),
+        ("suite=whole", "row a: slots=4: holds for the whole sweep"),
+        ("suite=wrong", "no such benchmark"),
+        ("suite=wrong", "[in row a of suite wrong]"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(
+    words: str, message: str, outside: str, tmp_path: Path, output: Path, capsys: Any, hydra_as_it_was: None
+) -> None:
+    folder = tmp_path / "conf" / "suite"
+    (folder / "broken.yaml").write_text("row: {}")
+    (folder / "stray.yaml").write_text("rows: {a: {wieght: 1}}")
+    (folder / "flat.yaml").write_text("rows: {a: {overrides: benchmark=digits}}")
+    (folder / "heavy.yaml").write_text("rows: {a: {weight: -1.0}}")
+    (folder / "whole.yaml").write_text("rows: {a: {overrides: [slots=4]}}")
+    (folder / "wrong.yaml").write_text("rows: {a: {overrides: [benchmark=digitz]}}")
+    assert main.run_command_line([*words.split(), outside, "tracking=off"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+def test_words_of_a_row() -> None:
+    row = Row("s", "r", ("method=replay", "method.memory=5", "hardware.devices=8", "seed=3"))
+    assert words_of(row, ["hardware=a100"]) == [*row.overrides, "hardware=a100"]
+    assert words_of(row, ["method=ewc"]) == ["hardware.devices=8", "seed=3", "method=ewc"]
+    assert words_of(row, ["seed=0,1", "++method.memory=7"]) == [
+        "method=replay", "hardware.devices=8", "seed=0,1", "++method.memory=7",
+    ]  # fmt: skip
+
+
+def test_list_and_explain() -> None:
+    assert "quickstart" in list_text("suite")
+    text, valid = explain_text(["suite=quickstart", "hardware=cpu", "hardware.capacity.devices=1"])
+    assert valid
+    assert "not applicable: hardware.devices=2: cpu has 1" in text
+    with pytest.raises(Refused, match="did you mean quickstart"):
+        explain_text(["suite=quickstrat"])
+
+
+@pytest.mark.parametrize("suite", sorted(path.stem for path in (config_directory() / "suite").glob("*.yaml")))
+def test_every_suite_is_sound(suite: str) -> None:
+    """Its rows have what rows have, and each runnable one names choices that exist."""
+    with hydra():
+        loader = GlobalHydra.instance().config_loader()
+        rows = suites.chosen_rows([f"suite={suite}"], loader)
+        assert rows
+        assert len({row.name for row in rows}) == len(rows)
+        for row in rows:
+            for word in row.overrides:
+                group, _, name = word.partition("=")
+                if row.awaits is None and "." not in group and options(group):
+                    assert name in options(group), f"{row.name}: {word}"
