@@ -27,7 +27,7 @@ def lacking(cell: Mapping[str, Any], here: bool) -> str | None:
 def _devices_here(hardware: Mapping[str, Any]) -> tuple[int, str]:
     """(how many ranks find a place of their own on this machine, what that place is called)."""
     if hardware["backend"] != "cpu" and not hardware["stand_in"]:
-        from fourfold.launch.local import visible_devices
+        from fourfold.launch.slots import visible_devices
 
         found = len(visible_devices())
         if found or hardware["backend"] != "auto":
