@@ -187,7 +187,13 @@ def test_jobs_are_frozen_at_submission(
 
 
 def test_sigterm_ends_a_single_run_as_control_c_does(shell: Shell, output: Path) -> None:
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    def end() -> None:
+        last = time.monotonic() + 60
+        while not list(output.glob("cells/*/started")) and time.monotonic() < last:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end).start()
     assert shell(f"seed={SLEEP}") == 130
     assert records(output)[SLEEP].state == "interrupted"
 
