@@ -27,6 +27,7 @@ from fourfold.randomness import seed_of
 from fourfold.recipe import resolve
 from fourfold.record import Record
 from fourfold.rules import interface as rules
+from fourfold.rules.watched import Watched
 from fourfold.settings import stream as streams
 from fourfold.settings.protocols import AFTER_A_PHASE
 from fourfold.settings.stream import Stream
@@ -78,7 +79,10 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
     until = Until(recipe.until, cell["timeout"])
     run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
     method = methods.build(cell["method"])
-    method.setup(benchmark, stream.view(engine.device), run, rules.build(cell["method"]["rule"], engine))
+    rule = rules.build(cell["method"]["rule"], engine)
+    if rule is not None and cell["diagnose_every"] is not None:
+        rule = Watched(rule, cell["diagnose_every"], run.meter)
+    method.setup(benchmark, stream.view(engine.device), run, rule)
 
     seconds = {"setup": time.perf_counter() - begun, "learn": 0.0, "evaluate": 0.0}
     processor = time.process_time()
@@ -87,6 +91,8 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
     finally:
         run.bar.close()
         series.update(run.meter.series())
+        if isinstance(rule, Watched):
+            series.update(rule.series())
         network = getattr(method, "network", None)
         record.measurements = {
             "unit": benchmark.unit,

@@ -174,6 +174,7 @@ class Cell:
     strategy: str
     mode: str
     evaluate_on: str
+    diagnose_every: int | None
     data_dir: str
     output_dir: str
     rerun: str
@@ -225,6 +226,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "slots": (1, 4096),
     "timeout": (0.1, 1e9),
+    "diagnose_every": (1, 1e12),
     "until.steps": (1, 1e12),
     "until.epochs": (0.001, 1e9),
     "until.seconds": (0.001, 1e9),

@@ -11,7 +11,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fourfold.metrics import continual, learning
+from fourfold.metrics import alignment, continual, learning
 from fourfold.metrics.throughput import Rate, rate
 from fourfold.record import Record
 
@@ -41,6 +41,7 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **throughput_figures(record, series or {}),
         **loss_figures(series or {}),
         **evaluation_figures(record),
+        **alignment.figures(series or {}),
         **learning.costs(record.measurements),
         "total_seconds": None if record.ended is None else record.ended - record.started,
     }

@@ -31,24 +31,22 @@ class DRL(VanillaDTP):
         super().__init__(engine, beta, iterations, noise, feedback_rate)
         self.decay = decay
 
-    def feedback_gradients(
-        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator
-    ) -> list[Tensor]:
-        """The gradient of the loss of the inputs of block n with respect to its feedback block."""
+    def feedback_loss(
+        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
+    ) -> Tensor:
+        """The loss of the inputs of block n; of the feedback blocks above it nothing is asked."""
         h, sigma = passes[n].inputs, self.noise[n]
         noisy = h + normal_like(h, sigma, stream)
         values, tapes = noisy, []
-        for block in self.blocks[n:]:
-            with frozen_statistics(block):
-                values, tape = record(block, values)
-            tapes.append(tape)
-        for m in range(len(self.blocks) - 1, n, -1):
-            above, clean = self.feedback[m], passes[m]
-            values = clean.inputs + above(tapes[m - n], values) - above(clean.tape, clean.outputs.detach())
-        with torch.enable_grad():
-            parameters = [weights.detach().requires_grad_() for weights in back.parameters]
-            own = passes[n]
-            arrived = h + back(tapes[0], values, parameters) - back(own.tape, own.outputs.detach(), parameters)
-            loss = (arrived - noisy).square().sum() / (len(h) * sigma**2)
-            loss = loss + self.decay * torch.stack([value.square().sum() for value in parameters]).sum()
-            return list(torch.autograd.grad(loss, parameters))
+        with torch.no_grad():
+            for block in self.blocks[n:]:
+                with frozen_statistics(block):
+                    values, tape = record(block, values)
+                tapes.append(tape)
+            for m in range(len(self.blocks) - 1, n, -1):
+                above, clean = self.feedback[m], passes[m]
+                values = clean.inputs + above(tapes[m - n], values) - above(clean.tape, clean.outputs.detach())
+        own = passes[n]
+        arrived = h + back(tapes[0], values, parameters) - back(own.tape, own.outputs.detach(), parameters)
+        loss = (arrived - noisy).square().sum() / (len(h) * sigma**2)
+        return loss + self.decay * torch.stack([value.square().sum() for value in parameters]).sum()

@@ -131,6 +131,12 @@ class DTP(TargetRule):
             self.solvers[n].draw(back, one.inputs, y, one.tape, self.noise[n], stream)
         back.weights[0].copy_(self.solvers[n].solution())
 
+    def feedback_loss(
+        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
+    ) -> Tensor:
+        one = passes[n]
+        return forms.loss(back, one.inputs, one.outputs.detach(), one.tape, self.noise[n], stream, parameters)
+
     def state_dict(self) -> dict[str, Any]:
         sums = {n: [solver.gram, solver.product] for n, solver in self.solvers.items()}
         return {**super().state_dict(), "velocity": self.velocity, "sums": sums}

@@ -44,6 +44,10 @@ class FeedbackAlignment(Rule):
         self.engine.backward(loss)
         return outputs, loss.detach()
 
+    def feedback_pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        sent = self.route()
+        return {name: (sent[layer], layer.weight) for name, layer in self.layers.items()}
+
     def grow(self, network: nn.Module) -> None:
         self.layers = linear_maps(network)
         for name, layer in self.layers.items():

@@ -35,6 +35,14 @@ class Rule:
     def grow(self, network: nn.Module) -> None:
         """Called after outputs were added to the network's last layer."""
 
+    def feedback_pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Feedback weights beside the forward ones that they stand for, of one shape, by layer; empty without any."""
+        return {}
+
+    def feedback_losses(self, inputs: Any) -> dict[str, Tensor]:
+        """The loss [] of each feedback block that learns, on a batch, by block; nothing learns from it."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

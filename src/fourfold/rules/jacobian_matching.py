@@ -46,14 +46,26 @@ def reference(
     back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, sigma: float, stream: torch.Generator
 ) -> list[Tensor]:
     """The loss as it is written, differentiated by autograd. Any block. x [batch, in...], y [batch, out...]."""
-    eps, eta = normal_like(x, sigma, stream), normal_like(y, sigma, stream)
-    after, noisy = noisy_pass(back, x + eps, tape)
     with torch.enable_grad():
         parameters = [value.detach().requires_grad_() for value in back.parameters]
-        clean = back(tape, y, parameters)
-        answer, shaken = back(noisy, after, parameters) - clean, back(tape, y + eta, parameters) - clean
-        loss = (shaken.square().sum() - 2 * (eps * answer).sum()) / len(x)
-        return list(torch.autograd.grad(loss, parameters))
+        return list(torch.autograd.grad(loss(back, x, y, tape, sigma, stream, parameters), parameters))
+
+
+def loss(
+    back: FeedbackBlock,
+    x: Tensor,
+    y: Tensor,
+    tape: Tape,
+    sigma: float,
+    stream: torch.Generator,
+    parameters: list[Tensor],
+) -> Tensor:
+    """The loss [] of a block with these parameters, for one draw of noise."""
+    eps, eta = normal_like(x, sigma, stream), normal_like(y, sigma, stream)
+    after, noisy = noisy_pass(back, x + eps, tape)
+    clean = back(tape, y, parameters)
+    answer, shaken = back(noisy, after, parameters) - clean, back(tape, y + eta, parameters) - clean
+    return (shaken.square().sum() - 2 * (eps * answer).sum()) / len(x)
 
 
 def linear(

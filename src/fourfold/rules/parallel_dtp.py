@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fourfold.hardware.engine import Engine
 from fourfold.rules import jacobian_matching as forms
+from fourfold.rules.feedback import FeedbackBlock
 from fourfold.rules.targets import Pass, TargetRule
 
 
@@ -43,6 +45,12 @@ class ParallelDTP(TargetRule):
                     parameter.grad.add_(gradient, alpha=1 / count)
         if self.optimizer is not None:
             self.optimizer.step()
+
+    def feedback_loss(
+        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
+    ) -> Tensor:
+        one = passes[n]
+        return forms.loss(back, one.inputs, one.outputs.detach(), one.tape, self.noise[n], stream, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         own = None if self.optimizer is None else self.optimizer.state_dict()

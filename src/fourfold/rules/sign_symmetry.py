@@ -36,6 +36,9 @@ class SignSymmetry(FeedbackAlignment):
             self.feedback = {name: self.first(name, layer.weight) for name, layer in self.layers.items()}
         return {layer: layer.weight.detach().sign() * self.feedback[name] for name, layer in self.layers.items()}
 
+    def feedback_pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: (layer.weight.sign() * self.feedback[name], layer.weight) for name, layer in self.layers.items()}
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "steps": self.steps}
 

@@ -160,11 +160,33 @@ class TargetRule(Rule):
                     reason="nan",
                 )
 
-    def stream(self, n: int) -> torch.Generator:
+    def stream(self, n: int, name: str = "feedback training") -> torch.Generator:
         """The random numbers of this step's training of one feedback block."""
-        return random_stream(self.engine.device, "feedback training", self.steps, n)
+        return random_stream(self.engine.device, name, self.steps, n)
 
     # ------------------------------------------------------------------------------------------------ the rest
+
+    def feedback_pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        pairs = {}
+        for back in self.feedback.values():
+            for number, (feedback, layer) in enumerate(zip(back.weights, back.layers, strict=True)):
+                pairs[f"block_{back.number}" + (f".{number}" if len(back.layers) > 1 else "")] = feedback, layer.weight
+        return pairs
+
+    @torch.no_grad()
+    def feedback_losses(self, inputs: Any) -> dict[str, Tensor]:
+        passes = self.forward(inputs)
+        found = {}
+        for n, back in self.feedback.items():
+            stream = self.stream(n, "feedback look")
+            found[f"block_{back.number}"] = self.feedback_loss(n, back, passes, stream, back.parameters)
+        return found
+
+    @abstractmethod
+    def feedback_loss(
+        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
+    ) -> Tensor:
+        """The loss [] that a feedback block with these parameters has on a batch, for one draw of noise."""
 
     def grow(self, network: nn.Module) -> None:
         self.blocks = blocks_of(network, self.name)

@@ -43,14 +43,18 @@ class VanillaDTP(TargetRule):
     def feedback_gradients(
         self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator
     ) -> list[Tensor]:
-        """The gradient of the reconstruction loss for one draw of noise."""
+        """The gradient of a feedback block's loss for one draw of noise."""
+        with torch.enable_grad():
+            parameters = [value.detach().requires_grad_() for value in back.parameters]
+            return list(torch.autograd.grad(self.feedback_loss(n, back, passes, stream, parameters), parameters))
+
+    def feedback_loss(
+        self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
+    ) -> Tensor:
         x = passes[n].inputs
         noisy = x + normal_like(x, self.noise[n], stream)
         after, tape = noisy_pass(back, noisy, passes[n].tape)
-        with torch.enable_grad():
-            parameters = [value.detach().requires_grad_() for value in back.parameters]
-            loss = (back(tape, after, parameters) - noisy).square().sum() / len(x)
-            return list(torch.autograd.grad(loss, parameters))
+        return (back(tape, after, parameters) - noisy).square().sum() / len(x)
 
     def state_dict(self) -> dict[str, Any]:
         own = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}

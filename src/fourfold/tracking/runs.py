@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fourfold import errors
-from fourfold.metrics import Series, figures
+from fourfold.metrics import Series, alignment, figures
 from fourfold.metrics.continual import accuracy_matrix
-from fourfold.record import Record
+from fourfold.record import DIAGNOSED_STEP, Record
 from fourfold.report.labels import hardware_label, run_name
 
 # MLflow's limits; longer values would be cut silently, or refused.
@@ -71,6 +71,7 @@ def cell_run(record: Record, series: Series, sweep: str | None) -> Run:
             *(Point(key, value, ended) for key, value in figures(record, series).items()),
             *curves(record, series),
             *evaluation_points(record, ended),
+            *diagnostic_points(record, series),
         ],
     )
 
@@ -211,6 +212,18 @@ def evaluation_points(record: Record, time: float) -> list[Point]:
                 named[f"{metric}/mean_of_seen"] = seen.mean()
             points += [Point(key, float(value), time, after) for key, value in named.items() if np.isfinite(value)]
     return points
+
+
+def diagnostic_points(record: Record, series: Series) -> list[Point]:
+    """The looks at a rule: angles, norm ratios and feedback losses over the steps."""
+    steps = np.asarray(series.get(DIAGNOSED_STEP, ()), dtype=np.int64)
+    curves = alignment.curves(series)
+    return [
+        Point(name, float(value), record.started, int(step))
+        for name, values in curves.items()
+        for step, value in zip(steps, values, strict=True)
+        if np.isfinite(value)
+    ]
 
 
 def legal_key(key: str) -> str:
