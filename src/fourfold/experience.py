@@ -19,7 +19,12 @@ from fourfold.settings.stream import Hidden, Observation, Phase, Stream, batches
 
 
 class Step:
-    """One step of the stream: what is seen at once, and what is revealed after a prediction."""
+    """One step of the stream: what is seen at once, and what is revealed after a prediction.
+
+    ``fresh``: its samples were not seen before in this experience.
+    """
+
+    fresh = False
 
     def __init__(self, batch: Batch, task: Tensor | None, units: float, context: int) -> None:
         self._batch = batch
@@ -96,7 +101,8 @@ class Experience:
     def __iter__(self) -> Iterator[Step]:
         run, phase = self._run, self._phase
         share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
-        run.until.begin(share, steps_in_a_pass(phase, run.recipe.batch * run.engine.world), phase.ordered)
+        a_pass = steps_in_a_pass(phase, run.recipe.batch * run.engine.world)
+        run.until.begin(share, a_pass, phase.ordered)
         source = self._steps()
         run.meter.start()
         count = 0
@@ -105,6 +111,7 @@ class Experience:
             if step is None:
                 run.until.reason = "data"
                 break
+            step.fresh = count < a_pass
             yield step
             count += 1
             if count in self._judge_at:

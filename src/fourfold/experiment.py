@@ -99,6 +99,7 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
             "steps": run.meter.steps,
             "units": run.meter.units,
             "parameters": None if network is None else parameter_count(network),
+            "bytes": _bytes_of(method),
             "stopped_by": until.reason,
             "seconds": {**seconds, **run.meter.phase_seconds()},
             "cpu_seconds": time.process_time() - processor,
@@ -164,6 +165,21 @@ def counts_flops(cell: Mapping[str, Any], scale: str, accelerator: bool) -> bool
 def show_progress(asked: str) -> bool:
     """auto: only where a person watches."""
     return asked == "on" or (asked == "auto" and sys.stderr.isatty())
+
+
+def _bytes_of(method: Any) -> dict[str, int]:
+    """What a method holds at the end, in bytes: the network's parameters, optimizers, and all else that it keeps."""
+    state = method.state_dict()
+    parts = {"parameters": "network", "optimizer": "optimizers"}
+    found = {name: _tensor_bytes(state.get(key)) for name, key in parts.items()}
+    return {**found, "kept": _tensor_bytes({k: v for k, v in state.items() if k not in parts.values()})}
+
+
+def _tensor_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_tensor_bytes, parts))
 
 
 def _broke(record: Record, reason: str, message: str) -> None:

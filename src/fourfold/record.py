@@ -34,7 +34,8 @@ class Record:
     evidence: measured | simulated (a stand-in device) | projected.
     axes: benchmark, hardware, setting, method, rule, seed.
     evaluations: one entry per evaluation of one context: {after: contexts learned before it (one that comes back counts
-        again), context, metric, value, samples, masked: value with the context's outputs only, or null}.
+        again), context, metric, value, samples, masked: value with the context's outputs only, or null,
+        classes: [class, right, samples] of each class}.
     measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
     """
 

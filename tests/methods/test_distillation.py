@@ -106,6 +106,14 @@ def test_one_step_of_icarl_by_hand() -> None:
         assert torch.allclose(p, before - 0.1 * g, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shared_by", "counts"), [("seen", [12, 6, 4, 3, 2]), ("all", [2, 2, 2, 2, 2])])
+def test_icarl_shares_its_memory_by_the_classes_seen_or_by_all(shared_by: str, counts: list[int]) -> None:
+    made = Bench("icarl", "class_incremental", memory=24, shared_by=shared_by)
+    for phase, count in enumerate(counts):
+        made.learn(phase, steps=1)
+        assert {len(kept) for kept in made.method.exemplars.values()} == {count}
+
+
 def test_icarl_predicts_the_nearest_mean_and_shares_its_memory_out() -> None:
     made = Bench("icarl", "class_incremental", memory=24)
     for phase in range(3):

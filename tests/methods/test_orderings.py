@@ -57,18 +57,17 @@ def test_replay_helps_where_outputs_are_shared() -> None:
     assert accuracy("replay", DOMAIN) > accuracy("finetune", DOMAIN) + 0.05
 
 
-# Split-Fashion-MNIST, van de Ven's protocol; means over seeds of the measured reference and how far off is fine.
+# Split-Fashion-MNIST, van de Ven's protocol, one seed with the class order of the published code: its accuracy there.
+# The pairing of classes decides: domain-incremental replay reaches 0.942 with this order and 0.862 with another.
+ORDER = "[3,1,5,6,0,2,7,4,9,8]"
 GOLDEN = [
-    ("finetune", CLASS, 0.20, 0.02),
-    ("ewc", CLASS, 0.206, 0.02),
-    ("lwf", CLASS, 0.202, 0.02),
-    ("replay", CLASS, 0.76, 0.03),
-    ("icarl", CLASS, 0.76, 0.03),
-    ("joint", CLASS, 0.893, 0.015),
-    pytest.param(
-        *("replay", DOMAIN, 0.93, 0.04),
-        marks=pytest.mark.xfail(reason="0.862 on seeds 0 and 1; published code 0.904 to 0.954; not explained yet"),
-    ),
+    ("finetune", CLASS, 0.200, 0.02),
+    ("ewc", CLASS, 0.201, 0.02),
+    ("lwf", CLASS, 0.204, 0.02),
+    ("replay", CLASS, 0.771, 0.03),
+    ("icarl", CLASS, 0.742, 0.03),
+    ("joint", CLASS, 0.892, 0.015),
+    ("replay", DOMAIN, 0.931, 0.02),
 ]
 
 
@@ -78,9 +77,16 @@ GOLDEN = [
 def test_one_seed_of_split_fashion_mnist(
     method: str, setting: str, expected: float, off: float, run: Any, real_data: str
 ) -> None:
-    """Minutes a cell; the acceptance table over five seeds is made by the suite, this guards it with one."""
+    """Minutes a cell; the acceptance table over five seeds is benchmarks/golden.py, this guards it with one."""
     torch.set_num_threads(1)
-    words = ("benchmark=fashion_mnist", "scale=full", f"setting={setting}", f"method={method}", "hardware=cpu")
-    record = run(*words, f"data_dir={real_data}")
+    words = (
+        "benchmark=fashion_mnist",
+        "scale=full",
+        f"setting={setting}",
+        f"method={method}",
+        "hardware=cpu",
+        "seed=2",
+    )
+    record = run(*words, f"setting.class_order={ORDER}", f"data_dir={real_data}")
     last = [entry["value"] for entry in record.evaluations if entry["after"] == 5]
-    assert abs(sum(last) / len(last) - expected) < off + 0.02
+    assert abs(sum(last) / len(last) - expected) < off

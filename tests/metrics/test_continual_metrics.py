@@ -28,6 +28,11 @@ R = np.array(
         (continual.forgetting_last, ((0.90 - 0.60) + (0.80 - 0.70)) / 2),
         (continual.bwt_gem, ((0.60 - 0.90) + (0.70 - 0.80)) / 2),
         (continual.fwt_gem, ((0.15 - 0.20) + (0.40 - 0.30)) / 2),
+        (continual.aaa, (0.90 + (0.95 + 0.80) / 2 + (0.60 + 0.70 + 0.85) / 3) / 3),
+        (continual.accuracy_a, (0.90 + 0.95 + 0.80 + 0.60 + 0.70 + 0.85) / 6),
+        (continual.bwt_diaz, ((0.95 - 0.90) + (0.60 - 0.90) + (0.70 - 0.80)) / 3),
+        (continual.remembering, 1 - 0.35 / 3),
+        (continual.worst_case_accuracy, 0.85 / 3 + 2 / 3 * (0.60 + 0.70) / 2),
     ],
 )
 def test_golden(metric, value: float) -> None:
@@ -84,3 +89,52 @@ def test_learned_at_once_has_an_average() -> None:
 def test_nothing_learned_is_not_an_average() -> None:
     assert continual.average_accuracy(continual.accuracy_matrix(evaluations([[0.5, 0.5]]))) is None
     assert continual.average_accuracy(continual.accuracy_matrix([])) is None
+
+
+def test_contexts_that_come_back_count_as_seen_in_aaa_alone() -> None:
+    rows = [[0.5, 0.5], [0.8, 0.1], [0.6, 0.8], [0.9, 0.7], [0.8, 0.9]]
+    matrix = continual.accuracy_matrix(evaluations(rows))
+    assert continual.aaa(matrix) == pytest.approx((0.8 + 0.7 + 0.8 + 0.85) / 4)
+    assert continual.average_incremental_accuracy(matrix) is None
+
+
+def test_intransigence_is_what_joint_training_knows_better() -> None:
+    joint = np.array([[0.1, 0.1, 0.1], [0.95, 0.85, 0.90]])
+    assert continual.intransigence(R, joint) == pytest.approx((0.05 + 0.05 + 0.05) / 3)
+    assert continual.intransigence(R, joint[:, :2]) is None
+
+
+def test_classes_are_counted_over_contexts() -> None:
+    entries = [
+        {"after": 0, "context": 0, "classes": [[0, 1, 10]]},
+        {"after": 1, "context": 0, "classes": [[0, 9, 10], [1, 5, 10]]},
+        {"after": 1, "context": 1, "classes": [[1, 7, 10]]},
+        {"after": 2, "context": 0, "classes": [[0, 6, 10], [1, 10, 10]]},
+        {"after": 2, "context": 1, "classes": [[1, 4, 10]]},
+    ]
+    assert continual.amca(entries) == pytest.approx(((0.9 + 0.6) / 2 + (0.6 + 0.7) / 2) / 2)
+    assert continual.class_accuracies(entries) == {0: 0.6, 1: 0.7}
+    assert continual.amca([{"after": 1, "context": 0}]) is None
+
+
+def test_the_online_curve_counts_judged_steps_only() -> None:
+    assert continual.online_accuracy([0.5, np.nan, 1.0]) == 0.75
+    assert continual.online_accuracy([np.nan]) is None
+
+
+def test_the_learning_curve_area_is_over_the_first_batches_of_each_context() -> None:
+    scores = [0.0, 0.2, 0.4, 0.9, 0.1, 0.3, 0.5, 0.9]
+    contexts = [0, 0, 0, 0, 1, 1, 1, 1]
+    assert continual.lca(scores, contexts, batches=2) == pytest.approx((0.05 + 0.25 + 0.45) / 3)
+    assert continual.lca(scores, contexts, batches=10) is None
+
+
+def test_scores_of_the_challenges() -> None:
+    assert continual.cl_score_sequoia(0.5, 0.8, 300) == pytest.approx(0.15 + 0.32 + 0.3)
+    assert continual.cl_score_sequoia(0.5, 0.8, 1950) == pytest.approx(0.15 + 0.32 + 0.15)
+    assert continual.cl_score_sequoia(0.5, 0.8, 9999) == pytest.approx(0.15 + 0.32)
+    assert sum(continual.CLVISION_WEIGHTS) == pytest.approx(1)
+    score = continual.cl_score_clvision2020([0.8, 0.6, 5, 1, 2, 0, 0], [10, 4, 4, 1, 1])
+    assert score == pytest.approx(0.3 * 0.8 + 0.1 * 0.6 + 0.15 * 0.5 + 0.125 * 0.75 + 0.125 * 0.5 + 0.125 + 0.075)
+    assert continual.cl_score_diaz({"ACC": 0.8, "REM": 0.6}) == pytest.approx(0.7)
+    assert continual.cl_score_diaz({"ACC": 0.8, "REM": 0.6}, {"ACC": 0.25, "REM": 0.75}) == pytest.approx(0.65)

@@ -43,13 +43,17 @@ class ICaRL(Finetune):
 
     Trains on the context's samples and all exemplars together, as many of these a step as their share of the union,
     with binary cross entropies summed over outputs: towards the targets for outputs that are new, towards what the
-    network said before for those seen in earlier contexts. After a context, memory / classes exemplars of each class
-    are chosen by herding. A prediction is the class whose exemplars' mean is nearest, in features of length 1.
+    network said before (at a temperature) for those seen in earlier contexts. After a context, memory / classes
+    exemplars of each class are chosen by herding; the classes are those seen (the paper), or all that there will be
+    (van de Ven et al. 2022: as many a class from the beginning). A prediction is the class whose exemplars' mean is
+    nearest, in features of length 1.
     """
 
-    def __init__(self, memory: int, distill: bool) -> None:
+    def __init__(self, memory: int, shared_by: str, distill: bool, temperature: float) -> None:
         self.memory = memory
+        self.shared_by = shared_by
         self.distill = distill
+        self.temperature = temperature
         self.exemplars: dict[int, Tensor] = {}  # class -> inputs, in order of choice
         self.a_step: float | None = None  # exemplars for each new sample
 
@@ -71,7 +75,9 @@ class ICaRL(Finetune):
 
     def terms(self, observation: Observation) -> Iterator[Term]:
         both = self._with_exemplars(observation)
-        taught = self.teacher(both.inputs).sigmoid() if self.distill and self.teacher.network is not None else None
+        taught = None
+        if self.distill and self.teacher.network is not None:
+            taught = (self.teacher(both.inputs) / self.temperature).sigmoid()
         seen, old = self.seen, self.old.clone()
 
         def binary(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -103,7 +109,8 @@ class ICaRL(Finetune):
             inputs = torch.cat([part.inputs for part in parts])
             targets = torch.cat([part.targets for part in parts])
             labels = targets.unique().tolist()
-            each = max(1, self.memory // len(set(self.exemplars) | set(labels)))
+            classes = len(set(self.exemplars) | set(labels)) if self.shared_by == "seen" else self.view.outputs
+            each = max(1, self.memory // classes)
             self.exemplars = {label: kept[:each] for label, kept in self.exemplars.items()}
             for label in labels:
                 own = inputs[targets == label]

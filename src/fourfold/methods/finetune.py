@@ -42,17 +42,24 @@ class Finetune(Method):
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         if self.seen is not None:
             self.seen[observation.targets] = True
-        loss = None
+        loss, self.outputs_before = None, None
         predicted, self.predicted = (None if prediction is None else self.predicted), None
         for term in self.terms(observation):
             optimizer = self.optimizers[term.group]
             optimizer.zero_grad(set_to_none=True)
             outputs = predicted if term.inputs is observation.inputs else None  # used again, if it was for these
-            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
+            found, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
+            if self.outputs_before is None and "classification" in self.benchmark.facts:
+                self.outputs_before = self._scores_of_the_batch(found, observation)
             self.after_gradients()
             optimizer.step()
         self.objective.after_update(self.network)
         return loss
+
+    def _scores_of_the_batch(self, outputs: Tensor, observation: Observation) -> Tensor:
+        """Of a step's outputs those of the batch that came, which are first; what cannot be right is taken out."""
+        scores, mask = outputs.detach()[: len(observation.targets)], self.mask(observation)
+        return scores if mask is None else scores.masked_fill(~mask, -1e9)
 
     def terms(self, observation: Observation) -> Any:
         """The losses of one step, one after another."""

@@ -16,6 +16,9 @@ class Method:
     and lists ``owns_loop`` among its needs.
     """
 
+    outputs_before: Tensor | None = None
+    """The scores [batch, outputs] that the last batch had before it was learned from, where they are at hand."""
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
         raise NotImplementedError
@@ -38,6 +41,8 @@ class Method:
                 loss = self.observe(step.reveal(), prediction)
             else:
                 loss = self.observe(step.reveal())
+                if step.fresh and self.outputs_before is not None:
+                    run.judge(step, self.outputs_before)
             run.tick(step, loss)
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:

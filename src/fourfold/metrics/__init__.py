@@ -28,10 +28,15 @@ MATRIX_FIGURES = {
     "average_incremental_accuracy": continual.average_incremental_accuracy,
 }
 TRANSFER_FIGURES = {
+    "aaa": continual.aaa,
     "forgetting_max": continual.forgetting_max,
     "forgetting_last": continual.forgetting_last,
     "bwt_gem": continual.bwt_gem,
     "fwt_gem": continual.fwt_gem,
+    "bwt_diaz": continual.bwt_diaz,
+    "remembering": continual.remembering,
+    "accuracy_a": continual.accuracy_a,
+    "worst_case_accuracy": continual.worst_case_accuracy,
 }
 
 
@@ -41,10 +46,12 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **throughput_figures(record, series or {}),
         **loss_figures(series or {}),
         **evaluation_figures(record),
+        **online_figures(series or {}),
         **alignment.figures(series or {}),
         **learning.costs(record.measurements),
         "total_seconds": None if record.ended is None else record.ended - record.started,
     }
+    found["cl_score_sequoia"] = _sequoia(found)
     return {name: float(value) for name, value in found.items() if value is not None and isfinite(value)}
 
 
@@ -88,4 +95,18 @@ def evaluation_figures(record: Record) -> dict[str, float | None]:
             functions = {**MATRIX_FIGURES, **(TRANSFER_FIGURES if metric in MORE_IS_BETTER else {})}
             for name, function in functions.items():
                 found[name.replace("accuracy", metric) + ("_masked" if masked else "")] = function(matrix)
+    found["amca"] = continual.amca(record.evaluations)
     return found
+
+
+def online_figures(series: Series) -> dict[str, float | None]:
+    """Of the predictions made before their targets were learned from."""
+    if "score" not in series:
+        return {}
+    scores, contexts = series["score"], series.get("context", ())
+    return {"online_accuracy": continual.online_accuracy(scores), "lca_10": continual.lca(scores, contexts)}
+
+
+def _sequoia(found: Mapping[str, float | None]) -> float | None:
+    parts = [found.get(name) for name in ("online_accuracy", "average_accuracy", "learn_seconds")]
+    return None if any(part is None for part in parts) else continual.cl_score_sequoia(*parts)  # type: ignore[arg-type]

@@ -8,13 +8,14 @@ the j-th context right after learning it.
 A metric is None where it is not defined: a value that it needs was not evaluated, or there is one context.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Matrix = NDArray[np.float64]
+Curve = ArrayLike
 
 
 def accuracy_matrix(evaluations: Iterable[Mapping[str, Any]], metric: str = "accuracy", masked: bool = False) -> Matrix:
@@ -90,6 +91,146 @@ def fwt_gem(matrix: Matrix) -> float | None:
         return None
     before = np.array([matrix[j, j] for j in range(1, matrix.shape[1])])
     return _mean(before - matrix[0, 1:])
+
+
+def aaa(matrix: Matrix) -> float | None:
+    """(1/n) sum_i (1/m_i) sum_{j<=m_i} R[i, j] over all n evaluations, m_i = min(i, T): average anytime accuracy
+    (Caccia et al. 2022). Contexts that come back count as seen; else it is ``average_incremental_accuracy``.
+    """
+    if len(matrix) < 2 or not matrix.shape[1]:
+        return None
+    return _mean(np.array([row[: min(i, matrix.shape[1])].mean() for i, row in enumerate(matrix[1:], start=1)]))
+
+
+def accuracy_a(matrix: Matrix) -> float | None:
+    """sum_{i>=j} R[i, j] / (T(T+1)/2): accuracy over all contexts seen at all times (Diaz-Rodriguez et al. 2018)."""
+    if not _one_by_one(matrix):
+        return None
+    return _mean(matrix[1:][np.tril_indices(matrix.shape[1])])
+
+
+def bwt_diaz(matrix: Matrix) -> float | None:
+    """sum_{i>j} (R[i, j] - R[j, j]) / (T(T-1)/2): backward transfer at all times (Diaz-Rodriguez et al. 2018)."""
+    if not _one_by_one(matrix) or len(matrix) < 3:
+        return None
+    rows, columns = np.tril_indices(matrix.shape[1], k=-1)
+    return _mean(matrix[1:][rows, columns] - _diagonal(matrix)[columns])
+
+
+def remembering(matrix: Matrix) -> float | None:
+    """1 - |min(bwt_diaz, 0)|: REM (Diaz-Rodriguez et al. 2018)."""
+    transfer = bwt_diaz(matrix)
+    return None if transfer is None else 1.0 - abs(min(transfer, 0.0))
+
+
+def worst_case_accuracy(matrix: Matrix) -> float | None:
+    """(1/T) R[T, T] + (1 - 1/T) mean_{j<T} min_{i>j} R[i, j]: WC-ACC (De Lange, van de Ven & Tuytelaars 2023).
+
+    The minimum is over the evaluations that there are: with one after each context, dips within a context are missed.
+    """
+    if not _one_by_one(matrix) or len(matrix) < 3:
+        return None
+    count = matrix.shape[1]
+    lowest = _mean(np.array([matrix[j + 2 :, j].min() for j in range(count - 1)]))
+    return None if lowest is None or np.isnan(matrix[-1, -1]) else matrix[-1, -1] / count + (1 - 1 / count) * lowest
+
+
+def amca(evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+    """Mean over evaluations after learning of the mean over classes of the class's accuracy: AMCA (Avalanche's).
+
+    All contexts count, also those not learned yet. None where no class was counted.
+    """
+    rows: dict[int, dict[int, list[int]]] = {}
+    for entry in evaluations:
+        for label, right, samples in entry.get("classes") or ():
+            counts = rows.setdefault(int(entry["after"]), {}).setdefault(int(label), [0, 0])
+            counts[0] += right
+            counts[1] += samples
+    means = [np.mean([right / samples for right, samples in row.values()]) for after, row in rows.items() if after]
+    return float(np.mean(means)) if means else None
+
+
+def class_accuracies(evaluations: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """The accuracy of each class at the last evaluation, over all contexts that have it."""
+    entries = list(evaluations)
+    last = max((int(entry["after"]) for entry in entries), default=0)
+    counts: dict[int, list[int]] = {}
+    for entry in entries:
+        for label, right, samples in (entry.get("classes") or ()) if int(entry["after"]) == last else ():
+            own = counts.setdefault(int(label), [0, 0])
+            own[0] += right
+            own[1] += samples
+    return {label: right / samples for label, (right, samples) in sorted(counts.items())}
+
+
+def intransigence(matrix: Matrix, joint: Matrix) -> float | None:
+    """(1/T) sum_k (a*_k - R[k, k]), a*_k of a model trained on all contexts at once (Chaudhry et al. 2018).
+
+    joint: that model's matrix, of the same contexts; its last row counts.
+    """
+    if not _one_by_one(matrix) or len(joint) < 2 or joint.shape[1] != matrix.shape[1]:
+        return None
+    return _mean(joint[-1] - _diagonal(matrix))
+
+
+# --------------------------------------------------------------------------------------- online curve
+
+
+def online_accuracy(scores: Curve) -> float | None:
+    """(1/n) sum_t of the accuracy on batch t before it was learned from (prequential, cumulative accuracy).
+
+    scores: one a step, nan where a step was not judged; samples that come again are not judged.
+    """
+    judged = np.asarray(scores, dtype=np.float64)
+    judged = judged[np.isfinite(judged)]
+    return float(judged.mean()) if judged.size else None
+
+
+def lca(scores: Curve, contexts: Curve, batches: int = 10) -> float | None:
+    """(1/(b+1)) sum_{k<=b} Z_k: area under the learning curve over the first b batches (Chaudhry et al. 2019).
+
+    Z_k is the mean over contexts of the accuracy after k batches of the context. It is taken on the batch that comes
+    next, before it is learned from; the paper takes it on the test set. None if a context has fewer batches.
+    """
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(contexts)
+    curves = [values[labels == context][: batches + 1] for context in np.unique(labels)]
+    if not curves or any(len(curve) <= batches or not np.isfinite(curve).all() for curve in curves):
+        return None
+    return float(np.mean(curves))
+
+
+# --------------------------------------------------------------------------------------------- scores
+
+# Final accuracy, mean accuracy over time, minutes, mean RAM, largest RAM, mean disk, largest disk. The weights are as
+# remembered from the challenge's rules; they add up to 1.
+CLVISION_WEIGHTS = (0.3, 0.1, 0.15, 0.125, 0.125, 0.125, 0.075)
+
+
+def cl_score_sequoia(online: float, final: float, seconds: float, fast: float = 300.0, slow: float = 3600.0) -> float:
+    """0.3 online + 0.4 final + 0.3 speed (CVPR 2021 challenge, Sequoia's supervised track).
+
+    online, final: online_accuracy and average_accuracy; speed is 1 up to ``fast`` seconds, 0 from ``slow`` on.
+    """
+    speed = min(1.0, max(0.0, (slow - seconds) / (slow - fast)))
+    return 0.3 * online + 0.4 * final + 0.3 * speed
+
+
+def cl_score_clvision2020(values: Sequence[float], largest: Sequence[float]) -> float:
+    """The CVPR 2020 CLVision challenge's score: sum_k w_k v_k over its seven figures (``CLVISION_WEIGHTS``).
+
+    values: two accuracies, then five costs; a cost counts as 1 - cost / largest, ``largest`` that of all compared.
+    """
+    shares = [*values[:2], *(1 - value / most for value, most in zip(values[2:], largest, strict=True))]
+    return float(sum(w * v for w, v in zip(CLVISION_WEIGHTS, shares, strict=True)))
+
+
+def cl_score_diaz(criteria: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
+    """sum_k w_k c_k over criteria in [0, 1] (ACC, REM, BWT+, FWT, MS, SSS, CE; Diaz-Rodriguez et al. 2018).
+
+    weights: equal, unless given; they must add up to 1.
+    """
+    chosen = dict.fromkeys(criteria, 1 / len(criteria)) if weights is None else weights
+    return float(sum(chosen[name] * value for name, value in criteria.items()))
 
 
 def _one_by_one(matrix: Matrix) -> bool:

@@ -23,9 +23,13 @@ def last_loss(loss: ArrayLike) -> float | None:
 
 
 def costs(measurements: Mapping[str, Any]) -> dict[str, float | None]:
-    """Wall seconds of each part and in all, CPU seconds, peak memory in bytes, steps, units of work, parameters."""
+    """Wall seconds of each part and in all, CPU seconds, peak memory in bytes, steps, units of work, parameters.
+
+    kept_bytes: what the method holds besides network and optimizer: memories, older networks, importances.
+    """
     seconds = measurements.get("seconds") or {}
     memory = measurements.get("memory") or {}
+    held = measurements.get("bytes") or {}
     parts = {f"{part}_seconds": value for part, value in seconds.items()}
     return {
         **parts,
@@ -35,6 +39,8 @@ def costs(measurements: Mapping[str, Any]) -> dict[str, float | None]:
         "steps": measurements.get("steps"),
         "units": measurements.get("units"),
         "parameters": measurements.get("parameters"),
+        "parameter_bytes": held.get("parameters"),
+        "kept_bytes": held.get("kept"),
     }
 
 

@@ -35,6 +35,7 @@ def _on_context(
     size = EVALUATION_BATCH if "classification" in benchmark.facts else benchmark.recipe.batch
     parts = context.test.split(size)[: benchmark.recipe.evaluation]
     samples = 0
+    tally = torch.zeros(2, 0, dtype=torch.long, device=device)  # right and all, of each class
     for part in parts:
         batch = benchmark.examination(data.batch(part.to(device)))
         told = (
@@ -47,6 +48,8 @@ def _on_context(
         metric.update(scores, targets)
         if masked is not None:
             masked.update(scores.masked_fill(wrong, -torch.inf), targets)
+        if "classification" in benchmark.facts:
+            tally = _tallied(tally, batch.targets, scores.argmax(-1) == targets)
         samples += len(part)
     return {
         "after": after,
@@ -55,7 +58,16 @@ def _on_context(
         "value": float(metric.compute()),
         "samples": samples,
         "masked": None if masked is None else float(masked.compute()),
+        "classes": [[label, *counts] for label, counts in enumerate(tally.T.tolist()) if counts[1]],
     }
+
+
+def _tallied(tally: Tensor, labels: Tensor, right: Tensor) -> Tensor:
+    """[2, classes]: the tally with a batch added; labels and right are [batch]."""
+    size = max(tally.shape[1], int(labels.max()) + 1)
+    counts = torch.stack([labels[right].bincount(minlength=size), labels.bincount(minlength=size)])
+    counts[:, : tally.shape[1]] += tally
+    return counts
 
 
 def _wrong_outputs(stream: Stream, context: Context, device: torch.device) -> Tensor | None:
