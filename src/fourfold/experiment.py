@@ -108,7 +108,7 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
         }
     if counts_flops(cell, recipe.scale, device.accelerator):
         record.measurements["flops"] = tracing.work(cell, recipe, benchmark, stream)
-    losses = series["loss"]
+    losses = series["loss"] = engine.mean_over_ranks(series["loss"])
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
 

@@ -36,6 +36,7 @@ class Record:
     evaluations: one entry per evaluation of one context: {after: contexts learned before it (one that comes back counts
         again), context, metric, value, samples, masked: value with the context's outputs only, or null,
         classes: [class, right, samples] of each class}.
+    log: of a failed cell, the last lines that it printed.
     measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
     """
 
@@ -47,6 +48,7 @@ class Record:
     reason: str | None = None
     message: str | None = None
     traceback: str | None = None
+    log: list[str] = field(default_factory=list)
     evidence: str = "measured"
     oracle: bool = False
     started: float = field(default_factory=time.time)

@@ -178,6 +178,7 @@ class Cell:
     data_dir: str
     output_dir: str
     rerun: str
+    retries: int
     invalid: str
     dry_run: bool
     slots: int
@@ -225,6 +226,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "slots": (1, 4096),
+    "retries": (0, 1000),
     "timeout": (0.1, 1e9),
     "diagnose_every": (1, 1e12),
     "until.steps": (1, 1e12),
@@ -243,6 +245,7 @@ NOT_IDENTITY = (
     "data_dir",
     "output_dir",
     "rerun",
+    "retries",
     "invalid",
     "dry_run",
     "slots",

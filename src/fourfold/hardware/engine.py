@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -74,6 +75,14 @@ class Engine:
         wrapped = self.fabric.setup_module(network)
         assert isinstance(wrapped, nn.Module)
         return wrapped
+
+    def mean_over_ranks(self, values: np.ndarray) -> np.ndarray:
+        """The mean of each value over the ranks, which must all come here with as many; float64 [n]."""
+        if self.world == 1:
+            return values
+        total = self.fabric.all_reduce(torch.as_tensor(values, dtype=torch.float64, device=self.device))
+        assert isinstance(total, Tensor)
+        return total.cpu().numpy()
 
     def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
         """The recipe's optimizer over the parameters.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fourfold.launch.suites import Row
 
 # What the controller itself goes by: one value for the whole sweep.
-WHOLE_SWEEP = ("output_dir", "slots", "rerun", "invalid", "dry_run", "tracking")
+WHOLE_SWEEP = ("output_dir", "slots", "rerun", "retries", "invalid", "dry_run", "tracking")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class PlannedCell:
     """One cell of a sweep. ``config`` has Hydra's node, ``cell`` is the plain rest; ``folder`` is absolute.
 
     ``rows``: the labels of all rows of suites that ask for it.
+    ``before`` is the signature (see ``ending``) of the record that was there when the sweep was planned.
     """
 
     index: int
@@ -47,6 +48,7 @@ class PlannedCell:
     cell: dict[str, Any]
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
+    before: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:

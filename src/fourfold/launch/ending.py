@@ -1,5 +1,6 @@
 """How a cell's process ended, and the record of a cell that could not leave one."""
 
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -23,14 +24,22 @@ MEMORY_WORDS = (
     "oom_kill",
     "cannot allocate",
 )
-LOG_LINES = 15
+LOG_LINES, LOG_LINES_KEPT = 15, 40  # of a message, and of a record
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a job returns that did not run its cell: another one runs it, or has ended it since this was planned."""
+
+    why: str
 
 
 @dataclass
 class Ending:
     """``result`` is what the job returned; else ``state`` and ``reason`` say why there is none.
 
-    reason: timeout | lost node | out of memory | bug | interrupted | unavailable.
+    reason: timeout | lost node | out of memory | nan | bug | interrupted | unavailable. ``log`` is the end of what it
+    printed, ``rank`` which of its processes failed first: the first one's record may tell of a consequence only.
     """
 
     job: str | None
@@ -38,6 +47,9 @@ class Ending:
     state: str | None = None
     reason: str | None = None
     message: str | None = None
+    traceback: str | None = None
+    log: str = ""
+    rank: int = 0
 
     @property
     def returned(self) -> bool:
@@ -47,7 +59,7 @@ class Ending:
 def died(job: str | None, reason: str, what: str, log: str = "") -> Ending:
     """The ending of a job that left no result: one line, then the last lines of its log."""
     text = "\n".join([what, *last_lines(log)])
-    return Ending(job, state=FAILED, reason=reason, message=text)
+    return Ending(job, state=FAILED, reason=reason, message=text, log=log)
 
 
 def interrupted(job: str | None, what: str = "interrupted") -> Ending:
@@ -111,7 +123,8 @@ def blank_record(cell: Mapping[str, Any], name: str, overrides: Sequence[str]) -
 def signature(folder: Path) -> tuple[int, int] | None:
     """What changes when a record is replaced; None where there is none."""
     try:
-        found = (folder / record.RECORD_FILE).stat()
+        with (folder / record.RECORD_FILE).open("rb") as file:  # opened, so that a network file system looks again
+            found = os.fstat(file.fileno())
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
@@ -125,6 +138,25 @@ def readable(folder: Path) -> Record | None:
         return None
 
 
+def set_aside_if_broken(folder: Path) -> bool:
+    """Gives a record that cannot be read another name, with one line about it; whether there was one."""
+    path = folder / record.RECORD_FILE
+    try:
+        record.read(folder)
+        return False
+    except FourfoldError as error:
+        if not path.is_file():
+            return False
+        aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+        try:
+            path.rename(aside)
+        except OSError as problem:
+            warn(f"{path}: cannot be set aside: {problem.strerror}")
+            return False
+        warn(f"{error}; set aside as {aside.name}, and the cell is run again")
+        return True
+
+
 def settle(
     cell: Mapping[str, Any], folder: Path, overrides: Sequence[str], before: tuple[int, int] | None, ending: Ending
 ) -> Record:
@@ -135,11 +167,12 @@ def settle(
     """
     fresh = readable(folder) if signature(folder) != before else None
     if fresh is not None and (fresh.ended is not None or fresh.state != INTERRUPTED):
-        return _with_time_limit(fresh, folder)
+        return fresh if isinstance(ending.result, Elsewhere) else _completed(fresh, folder, ending)
     if ending.returned:
         ending = died(ending.job, BUG, "the cell ended without a record")
     found = fresh or blank_record(cell, folder.name, overrides)
     found.state, found.reason, found.message = ending.state or FAILED, ending.reason, ending.message
+    found.traceback, found.log = ending.traceback, last_lines(ending.log, LOG_LINES_KEPT)
     found.ended = time.time()
     if ending.job is not None:
         found.environment = {**found.environment, "job": {**found.environment.get("job", {}), "id": ending.job}}
@@ -157,9 +190,17 @@ def write_if_possible(found: Record, folder: Path, keep_series: bool = False) ->
         warn(f"{folder}: the record cannot be written: {error.strerror}")
 
 
-def _with_time_limit(found: Record, folder: Path) -> Record:
-    """submitit raises an error of its own inside a job that reaches Slurm's time limit: that is a timeout."""
-    if found.state == FAILED and "not requeued because: timed-out" in (found.message or "") and found.reason != TIMEOUT:
-        found.reason = TIMEOUT
-        write_if_possible(found, folder, keep_series=True)
+def _completed(found: Record, folder: Path, ending: Ending) -> Record:
+    """What a cell that failed could not know itself: the end of its log, and which rank it was that failed first."""
+    if found.state != FAILED:
+        return found
+    log = last_lines(ending.log, LOG_LINES_KEPT)
+    if ending.rank and not ending.returned:
+        found.reason, found.message, found.traceback = ending.reason, ending.message, ending.traceback
+    elif "not requeued because: timed-out" in (found.message or "") and found.reason != TIMEOUT:
+        found.reason = TIMEOUT  # submitit raises an error of its own inside a job that reaches Slurm's time limit
+    elif not log:
+        return found
+    found.log = log
+    write_if_possible(found, folder, keep_series=True)
     return found

@@ -1,7 +1,9 @@
 """One job: what is pickled for it, what it asks for, and who is told when it has ended."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -9,8 +11,8 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fourfold.errors import Failed
-from fourfold.launch.ending import Ending
+from fourfold.errors import DONE, Failed
+from fourfold.launch.ending import Elsewhere, Ending
 
 
 @dataclass
@@ -22,8 +24,19 @@ class FrozenJob:
     config: DictConfig
     number: int
     singletons: Any
+    folder: Path | None = None
+    before: tuple[int, int] | None = None
 
-    def __call__(self) -> JobReturn:
+    def __call__(self) -> JobReturn | Elsewhere:
+        """Runs the task, unless its cell (in ``folder``, its record with the signature ``before``) is run elsewhere."""
+        if self.folder is None:
+            return self._run()
+        from fourfold.launch import leases
+
+        with leases.alone(self.folder, self.before, first=number_of_rank() == 0) as elsewhere:
+            return elsewhere or self._run()
+
+    def _run(self) -> JobReturn:
         import submitit
 
         Singleton.set_state(self.singletons)
@@ -31,13 +44,16 @@ class FrozenJob:
         with open_dict(self.config.hydra.job):
             self.config.hydra.job.id = submitit.JobEnvironment().job_id
             self.config.hydra.job.num = self.number
-        return run_job(
+        found = run_job(
             hydra_context=self.context,
             task_function=self.task,
             config=self.config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+        if found.status == JobStatus.FAILED and number_of_ranks() > 1:
+            raise found._return_value  # so that this process fails, and its launcher ends the other ranks
+        return found
 
     def checkpoint(self) -> Any:
         """What a preempted job is queued again as: itself."""
@@ -56,7 +72,7 @@ class Job:
     ``on_end`` once, when it has ended.
     """
 
-    frozen: FrozenJob
+    frozen: Any  # FrozenJob, or another function without arguments that can be pickled
     request: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     devices: int = 0
@@ -72,6 +88,47 @@ class Job:
     def end(self, ending: Ending) -> None:
         self.ending = ending
         self.on_end(ending)
+
+
+@dataclass
+class RankJob:
+    """A single cell of several ranks: what ``FrozenJob`` is to a sweep. ``run`` runs it and returns its record."""
+
+    run: Callable[..., Any]
+    cell: dict[str, Any]
+    folder: Path
+    overrides: list[str]
+    before: tuple[int, int] | None
+
+    def __call__(self) -> str | Elsewhere:
+        from fourfold.launch import leases
+
+        with leases.alone(self.folder, self.before, first=number_of_rank() == 0) as elsewhere:
+            return elsewhere or self._run()
+
+    def _run(self) -> str:
+        found = self.run(self.cell, self.folder, self.overrides)
+        fail_with_the_others(found)
+        return str(found.state)
+
+
+class RankFailed(Exception):
+    """One of several ranks did not do its part; its process fails, so that the launcher ends the others."""
+
+
+def fail_with_the_others(found: Any) -> None:
+    """Raises RankFailed for the record of a cell that is not done, where the cell has several ranks."""
+    if found.state != DONE and number_of_ranks() > 1:
+        raise RankFailed(f"[{found.reason}] {found.message}")
+
+
+def number_of_rank() -> int:
+    """This process's number among those of its cell."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def number_of_ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
 
 
 def job_return(job: Job) -> JobReturn:

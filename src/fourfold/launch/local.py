@@ -2,20 +2,21 @@
 
 import itertools
 import os
+import re
 import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission, JobPaths, pickle_load
 
 from fourfold.launch import forkserver, slots
 from fourfold.launch.ending import LOST, TIMEOUT, Ending, died, interrupted, read_log, reason_of_exit
-from fourfold.launch.jobs import Job
+from fourfold.launch.jobs import Job, RankFailed
 from fourfold.launch.processes import Process, Request, Warm, start_cold
 from fourfold.launch.slots import Slot
 from fourfold.launch.stop import Stop
@@ -226,16 +227,17 @@ def _ending(one: _Running) -> Ending:
     rank = one.broken[0] if one.broken else 0
     paths, status = one.paths[rank], one.processes[rank].returncode
     identity = str(paths.job_id)
+    log = read_log(paths.stderr, paths.stdout)
     if paths.result_pickle.exists():
-        return outcome(identity, paths)
+        return replace(outcome(identity, paths), log=log, rank=rank)
     if one.ended_by == "interrupted":
         return interrupted(identity)
-    log = read_log(paths.stderr, paths.stdout)
     if one.ended_by == TIMEOUT:
         return died(identity, TIMEOUT, f"took longer than timeout={one.job.timeout:g} s and was ended", log)
     assert status is not None
     reason, what = reason_of_exit(status, log, out_of_memory=_kernel_kills() > one.kills_before)
-    return died(identity, reason, what if len(one.processes) == 1 else f"rank {rank}: {what}", log)
+    what = what if len(one.processes) == 1 else f"rank {rank}: {what}"
+    return replace(died(identity, reason, what, log), rank=rank)
 
 
 def outcome(identity: str, paths: JobPaths) -> Ending:
@@ -249,8 +251,9 @@ def outcome(identity: str, paths: JobPaths) -> Ending:
             path.unlink(missing_ok=True)
         return Ending(identity, result=value)
     last = (value.strip().splitlines() or ["unknown error"])[-1]
-    reason, _ = reason_of_exit(1, last)
-    return died(identity, reason, last, value)
+    told = re.match(rf"[\w.]*{RankFailed.__name__}: \[([a-z ]+)\] (.*)", last)
+    reason, what = (told[1], told[2]) if told else (reason_of_exit(1, last)[0], last)
+    return replace(died(identity, reason, what, value), traceback=value)
 
 
 def _kernel_kills() -> int:

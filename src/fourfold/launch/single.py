@@ -1,7 +1,9 @@
 """One cell in this process: ``python run.py ...`` without -m, and ``fourfold.run([...])``."""
 
+import functools
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +11,13 @@ from typing import Any
 
 from fourfold import composition
 from fourfold.errors import Refused
-from fourfold.launch import progress, suites, sweep
+from fourfold.launch import leases, progress, suites, sweep
 from fourfold.launch.ending import interrupted, readable, settle, signature
+from fourfold.launch.jobs import Job, RankJob, number_of_ranks
+from fourfold.launch.local import run_local
 from fourfold.launch.manifest import Manifest, new_identity
+from fourfold.launch.sharing import POLL
+from fourfold.launch.stop import Stop
 from fourfold.launch.task import RunCell, guarded, run_cell
 from fourfold.record import Record
 
@@ -59,11 +65,43 @@ def run_one(
 
 def _run(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str]) -> Record:
     before = signature(folder)
+    if needs_ranks(cell):
+        return _run_ranks(run, cell, folder, overrides, before)
+    told = False
     try:
         with _terminated_like_interrupted():
-            return guarded(run, cell, folder, overrides)
+            while True:
+                with leases.alone(folder, before) as elsewhere:
+                    if elsewhere is None:
+                        return guarded(run, cell, folder, overrides)
+                    found = readable(folder) if leases.ended_since(folder, before) else None
+                if found is not None:
+                    return found
+                if not told:
+                    progress.say(f"{folder.name} is {elsewhere.why}; its record will be taken")
+                told = True
+                while leases.holder(folder):
+                    time.sleep(POLL)
     except KeyboardInterrupt:
         return settle(cell, folder, overrides, before, interrupted(None))
+
+
+def needs_ranks(cell: dict[str, Any]) -> bool:
+    """Whether this machine can run the cell, and several processes have to be started for it."""
+    hardware = cell["hardware"]
+    return hardware["devices"] > 1 and hardware["nodes"] == 1 and number_of_ranks() == 1
+
+
+def _run_ranks(
+    run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str], before: tuple[int, int] | None
+) -> Record:
+    """The cell as processes of its own, one a device; its record is that of the first."""
+    guard = functools.partial(guarded, run)
+    ranks = RankJob(guard, cell, folder, overrides, before)
+    job = Job(ranks, timeout=cell["timeout"], ranks=cell["hardware"]["devices"])
+    with Stop() as stop:
+        run_local([job], str(folder / ".submitit" / "%j"), stop)
+    return settle(cell, folder, overrides, before, job.ending or interrupted(None))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Running a planned sweep: what is left to run, the launcher, the manifest, MLflow, the summary."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,8 @@ from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
 from fourfold.launch.manifest import Manifest
 from fourfold.launch.preview import preview
+from fourfold.launch.sharing import Launch, launch_in_rounds
 from fourfold.record import Record
-
-OnEnd = Callable[[PlannedCell, Ending], None]
-OnStart = Callable[[PlannedCell, str | None], None]
-Launch = Callable[[list[PlannedCell], OnStart, OnEnd], list[JobReturn]]
 
 
 def run_sweep(
@@ -32,6 +29,8 @@ def run_sweep(
         raise Refused(_nothing_left(found))
     first = found.cells[0].cell
     output_dir = Path(os.path.abspath(first["output_dir"]))
+    for planned in found.cells:
+        planned.before = signature(planned.folder)
     chosen = [planned for planned in found.cells if is_left(planned.folder, first["rerun"])]
     left = {planned.index for planned in chosen}
     kept = {p.index: record for p in found.cells if p.index not in left and (record := readable(p.folder))}
@@ -66,20 +65,17 @@ def run_sweep(
 def _launch(chosen: list[PlannedCell], launch: Launch, manifest: Manifest) -> tuple[dict[int, Record], list[JobReturn]]:
     """Launches the cells; a record for each, whatever became of it."""
     records: dict[int, Record] = {}
-    before = {planned.index: signature(planned.folder) for planned in chosen}
 
     def on_start(planned: PlannedCell, job: str | None) -> None:
-        if job is None:  # it starts only now; a scheduler's may be running already
-            before[planned.index] = signature(planned.folder)
         manifest.update(planned.index, job=job)
 
     def on_end(planned: PlannedCell, ending: Ending) -> None:
-        found = settle(planned.cell, planned.folder, planned.overrides, before[planned.index], ending)
+        found = settle(planned.cell, planned.folder, planned.overrides, planned.before, ending)
         records[planned.index] = found
         manifest.update(planned.index, state=found.state, job=ending.job)
         progress.say(progress.ended_line(found, len(records), len(chosen)))
 
-    returns = launch(chosen, on_start, on_end) if chosen else []
+    returns = launch_in_rounds(chosen, launch, on_start, on_end, chosen[0].cell["retries"]) if chosen else []
     for planned in chosen:  # what the user's Ctrl-C left unstarted: not written, so that an older record stays
         if planned.index not in records:
             record = blank_record(planned.cell, planned.name, planned.overrides)

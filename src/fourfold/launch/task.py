@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from fourfold import composition
 from fourfold.errors import Failed, FourfoldError
+from fourfold.launch.jobs import fail_with_the_others
 
 if TYPE_CHECKING:  # records bring numpy, which --help and a refusal do without
     from fourfold.record import Record
@@ -50,7 +51,9 @@ class CellTask:
         cell = composition.plain(config)
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
-            return guarded(self.run, cell, folder, overrides).state
+            found = guarded(self.run, cell, folder, overrides)
+            fail_with_the_others(found)
+            return found.state
         from fourfold.launch.single import run_one
 
         self.ran = True

@@ -13,8 +13,8 @@ from fourfold.launch import progress
 from fourfold.launch.cells import PlannedCell, frozen
 from fourfold.launch.ending import Ending
 from fourfold.launch.jobs import FrozenJob, Job
+from fourfold.launch.sharing import OnEnd, OnStart
 from fourfold.launch.slots import memory_of_family
-from fourfold.launch.sweep import OnEnd, OnStart
 from fourfold.launch.task import run_cell
 
 
@@ -44,7 +44,13 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
     accelerated = hardware["backend"] != "cpu" and not hardware["stand_in"]
     return Job(
         FrozenJob(
-            launcher.hydra_context, launcher.task_function, frozen(planned), planned.index, Singleton.get_state()
+            launcher.hydra_context,
+            launcher.task_function,
+            frozen(planned),
+            planned.index,
+            Singleton.get_state(),
+            planned.folder,
+            planned.before,
         ),
         request=hardware["launcher"],
         timeout=cell["timeout"],
