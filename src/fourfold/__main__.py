@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "sweep", nargs="?", metavar="SWEEP", help="a sweep's id, or the beginning of it (default: the latest)"
     )
     report.add_argument("--all", action="store_true", help="all cells on disk instead of one sweep")
+    report.add_argument("--pivot", metavar="ROWS,COLUMNS", help="one figure over two axes, e.g. method,setting")
+    report.add_argument("--metric", metavar="NAME", help="the figure for --pivot (default: average_accuracy)")
     form = report.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a line a row")
@@ -147,11 +149,20 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fourfold.report import report
+    from fourfold.report import pivot, report
 
     if options.all and options.sweep:
         raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
-    print(report(options.output_dir, options.sweep, options.form, options.all))
+    if options.pivot is None:
+        if options.metric is not None:
+            raise Refused(f"--metric {options.metric}: names the figure of --pivot ROWS,COLUMNS")
+        print(report(options.output_dir, options.sweep, options.form, options.all))
+        return 0
+    axes = tuple(options.pivot.split(","))
+    if len(axes) != 2:
+        raise Refused(f"--pivot {options.pivot}: two axes with a comma between, e.g. method,setting")
+    metric = options.metric or "average_accuracy"
+    print(pivot(options.output_dir, axes, metric, options.sweep, options.form, options.all))
     return 0
 
 

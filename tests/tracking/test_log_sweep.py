@@ -68,7 +68,21 @@ def test_a_parent_and_a_child_for_each_cell(tracking: dict[str, str], store: Sto
         "record.json",
         "config.yaml",
         "cell.log",
+        "accuracy_matrix.png",
     }
+
+
+def test_the_table_of_methods_and_settings_goes_along(tracking: dict[str, str], store: Store, tmp_path: Path) -> None:
+    methods = ("ewc", "replay")
+    records = [
+        make_record(method=name, setting="class_incremental", evaluations=evaluations(MATRIX)) for name in methods
+    ]
+    sweep = write_sweep(tmp_path, records)
+    log_sweep(tracking, tmp_path, sweep, folders(tmp_path, sweep))
+    (parent,) = runs(store, "tags.kind = 'sweep'")
+    local = store.client.download_artifacts(parent.info.run_id, "method_x_setting.txt", str(tmp_path))
+    text = Path(local).read_text()
+    assert [line.split() for line in text.splitlines() if line.startswith(methods)] == [[m, "0.750"] for m in methods]
 
 
 def test_what_only_stood_in_is_never_shown_as_the_device(

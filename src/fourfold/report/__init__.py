@@ -2,6 +2,7 @@
 
 summary(cells)          every cell of a run: state and key figures
 report(output_dir)      the comparison table of a sweep, over seeds
+pivot(output_dir, ...)  one figure as a table of two axes
 """
 
 import sys
@@ -37,3 +38,25 @@ def report(output_dir: Path, sweep: str | None = None, form: str = "text", every
     if form == "csv":
         return export.sweep_csv(found)
     return text.sweep_text(found, text.terminal_width(), sys.stdout.isatty())
+
+
+def pivot(
+    output_dir: Path,
+    axes: tuple[str, str],
+    metric: str,
+    sweep: str | None = None,
+    form: str = "text",
+    everything: bool = False,
+) -> str:
+    """One figure of a sweep's cells as a table of two axes, as text, json or csv.
+
+    Raises Refused if there is no such sweep, axis or figure.
+    """
+    from fourfold.report import crosstab, read, text
+
+    found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
+    if form == "json":
+        return crosstab.pivot_json(found, axes, metric)
+    if form == "csv":
+        return crosstab.pivot_csv(found, axes, metric)
+    return crosstab.pivot_text(found, axes, metric, text.terminal_width(), sys.stdout.isatty())

@@ -11,6 +11,9 @@ from typing import Any
 
 from fourfold.errors import FourfoldError
 from fourfold.record import RECORD_FILE, Record, read, read_series
+from fourfold.report.crosstab import pivot_text, pivots
+from fourfold.report.heat import heat_map
+from fourfold.report.read import read_sweep
 from fourfold.tracking.locks import TrackingError
 from fourfold.tracking.runs import Run, cell_run, seconds_of, sweep_run
 from fourfold.tracking.store import Store, guarded
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 # What MLflow takes in one call.
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100
 LOG_FILE, MANIFEST_FILE, CONFIG_FILE = "cell.log", "sweep.json", "config.yaml"
+HEAT_FILE, PIVOT_FILE = "accuracy_matrix.png", "method_x_setting.txt"
+PIVOT_WIDTH = 160
 # Only the end of a longer log goes along: that is where the reason is.
 LOG_BYTES = 2_000_000
 PARENT_TAG = "mlflow.parentRunId"
@@ -95,9 +100,22 @@ def _write_parent(
     manifest = output_dir / "sweeps" / str(sweep["id"]) / MANIFEST_FILE
     if manifest.is_file():
         client.log_artifact(run_id, str(manifest))
+        _log_pivot(store, run_id, output_dir, str(sweep["id"]))
     if run.ended is not None:
         client.set_terminated(run_id, run.status, _milliseconds(run.ended))
     return run_id
+
+
+def _log_pivot(store: Store, run_id: str, output_dir: Path, sweep: str) -> None:
+    """The table of methods and settings, where the sweep has accuracies of several of either."""
+    try:
+        found = read_sweep(output_dir, sweep)
+        tables = pivots(found, ("method", "setting"), "average_accuracy")
+    except FourfoldError:  # no accuracies: nothing to show
+        return
+    if any(len(table.rows) + len(table.columns) > 2 for table in tables):
+        text = pivot_text(found, ("method", "setting"), "average_accuracy", PIVOT_WIDTH)
+        store.client.log_text(run_id, text + "\n", PIVOT_FILE)
 
 
 def _write_cell(
@@ -153,6 +171,7 @@ def _log_artifacts(store: Store, run_id: str, folder: Path, record: Record) -> N
         staged = Path(temporary)
         (staged / RECORD_FILE).write_bytes((folder / RECORD_FILE).read_bytes())
         (staged / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(record.config)))
+        heat_map(record, staged / HEAT_FILE)
         if (folder / LOG_FILE).is_file():
             (staged / LOG_FILE).write_bytes((folder / LOG_FILE).read_bytes()[-LOG_BYTES:])
         store.client.log_artifacts(run_id, str(staged))

@@ -1,0 +1,104 @@
+"""report --pivot: one figure over two axes, with intervals, and why a place has none; the heat map."""
+
+import csv
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fourfold.__main__ import main
+from fourfold.report.heat import heat_map
+from records import evaluations, make_record, write_sweep
+
+CLASS, TASK = "class_incremental", "task_incremental"
+
+
+def matrix(last: float) -> list[dict[str, Any]]:
+    return evaluations([[0.1, 0.1], [0.9, 0.2], [last, last]])
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    records = [
+        *(make_record(setting=CLASS, method="ewc", seed=s, evaluations=matrix(0.4 + 0.1 * s)) for s in (0, 1, 2)),
+        make_record(setting=CLASS, method="replay", evaluations=matrix(0.8)),
+        make_record(setting=TASK, method="replay", state="failed", message="out of memory\nmore", measurements={}),
+        make_record(setting=CLASS, method="joint", oracle=True, evaluations=matrix(0.95)),
+    ]
+    refused = [{"overrides": ["setting=continual", "method=ewc"], "why": "ewc needs boundaries_train"}]
+    write_sweep(tmp_path, records, refused=refused)
+    return tmp_path
+
+
+def said(capsys: Any, output: Path, *words: str) -> tuple[int, str, str]:
+    status = main(["report", "--output-dir", str(output), *words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_table_of_methods_and_settings(output: Path, capsys: Any) -> None:
+    status, out, _ = said(capsys, output, "--pivot", "method,setting", "--metric", "average_accuracy")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("average accuracy, digits, cpu")
+    ewc, replay, joint = (next(line for line in lines if line.startswith(name)) for name in ("ewc", "replay", "joint"))
+    assert "0.500 ±0.25" in ewc  # t(2, 0.975) 0.1 / sqrt(3)
+    assert "0.800 (1)" in replay
+    assert "0.950" in joint
+    assert lines.index(joint) > lines.index(replay) > lines.index(ewc), "bounds come last"
+    assert any(line.endswith("ewc needs boundaries_train") and line.startswith("n/a") for line in lines)
+    assert any(line.endswith("failed: out of memory") for line in lines)
+
+
+def test_as_csv_and_json(output: Path, capsys: Any) -> None:
+    _, out, _ = said(capsys, output, "--pivot", "setting,method", "--csv")
+    rows = {(row["setting"], row["method"]): row for row in csv.DictReader(StringIO(out))}
+    ewc = rows[CLASS, "ewc"]
+    assert float(ewc["average_accuracy"]) == pytest.approx(0.5)
+    assert float(ewc["standard_error"]) == pytest.approx(0.1 / 3**0.5)
+    assert float(ewc["interval_high"]) == pytest.approx(0.5 + 4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert rows["continual", "ewc"]["why"] == "ewc needs boundaries_train"
+    assert rows["continual", "replay"]["why"] == "not in this sweep"
+    _, out, _ = said(capsys, output, "--pivot", "setting,method", "--json")
+    found = {(row["setting"], row["method"]): row for row in json.loads(out)}
+    assert found[CLASS, "ewc"]["seeds"] == 3
+    assert found["continual", "ewc"]["average_accuracy"] is None
+
+
+def test_intransigence_is_found_beside_joint_training(output: Path, capsys: Any) -> None:
+    _, out, _ = said(capsys, output, "--pivot", "method,setting", "--metric", "intransigence", "--csv")
+    rows = {(row["method"], row["setting"]): row for row in csv.DictReader(StringIO(out))}
+    # joint's last row less the diagonal 0.9, 0.4 of seed 0; the other seeds have no joint cell beside them
+    assert float(rows["ewc", CLASS]["intransigence"]) == pytest.approx((0.05 + 0.55) / 2)
+    assert rows["ewc", CLASS]["seeds"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pivot", "method,colour"), "no axis colour; choose two of benchmark, hardware"),
+        (("--pivot", "method"), "two axes with a comma between"),
+        (("--pivot", "method,method"), "two different axes"),
+        (("--pivot", "method,setting", "--metric", "average_acuracy"), "did you mean average_accuracy"),
+        (("--metric", "average_accuracy"), "--pivot ROWS,COLUMNS"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(words: tuple[str, ...], message: str, output: Path, capsys: Any) -> None:
+    status, _, err = said(capsys, output, *words)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_heat_map_is_a_picture_of_cells_with_contexts_only(tmp_path: Path) -> None:
+    path = tmp_path / "R.png"
+    assert not heat_map(make_record(), path)
+    assert not heat_map(make_record(evaluations=evaluations([[0.5]])), path)
+    assert not path.exists()
+    assert heat_map(make_record(evaluations=matrix(0.5)), path)
+    with Image.open(path) as picture:
+        assert picture.size[0] > 100
+        assert len(set(picture.convert("RGB").resize((60, 60)).getdata())) > 20
