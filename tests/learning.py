@@ -1,7 +1,9 @@
 """Cells on a small bench: a method, a setting's stream and a run on `digits`, put together without a launcher."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,18 +11,21 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fourfold import compatibility, composition
+from fourfold import compatibility, composition, experiment
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.cli.sources import hydra
 from fourfold.composition import config_directory
-from fourfold.experience import Experience, Run
+from fourfold.experience import Experience, Run, Step
 from fourfold.hardware.device import acquire
 from fourfold.hardware.engine import Engine
+from fourfold.keeper import FileKeeper
 from fourfold.measure.until import Until
 from fourfold.methods import interface as methods
 from fourfold.methods.interface import Method
+from fourfold.randomness import seed_of
 from fourfold.recipe import Recipe
+from fourfold.record import Record
 from fourfold.rules import interface as rules
 from fourfold.settings import stream as streams
 from fourfold.settings.stream import Observation, Stream
@@ -105,6 +110,10 @@ def make_stream(setting: str, benchmark: Benchmark | None = None, seed: int = 0,
     return streams.build({**member(f"setting/{setting}"), **values}, benchmark or digits(), seed)
 
 
+class Killed(BaseException):
+    """Stands for the end of a process between two steps, of which it hears nothing."""
+
+
 class Bench:
     """A method set up in a setting, with a run of its own. ``values`` are values of the method's own keys."""
 
@@ -119,6 +128,7 @@ class Bench:
         **values: Any,
     ) -> None:
         torch.set_num_threads(1)
+        torch.manual_seed(seed_of(seed, "global"))  # as an experiment does
         self.benchmark = benchmark or digits()
         self.stream = make_stream(setting, self.benchmark, seed, **(setting_values or {}))
         node = {**member(f"method/{method}"), **values}
@@ -159,6 +169,28 @@ class Bench:
             self.begin(phase.index)
             self.method.learn(self.experience(phase.index), self.run)
             self.end(phase.index)
+
+    def live(self, folder: Path, every: int = 4, killed_at: int | None = None) -> Record:
+        """The whole cell as an experiment does it, a checkpoint every few steps, from the newest one in ``folder``.
+
+        killed_at: raises Killed once so many of its own steps are done.
+        """
+        cell = {"method": type(self.method).__name__, "checkpoint": {"seconds": None, "steps": every}}
+        found = Record("bench", {}, cell, [])
+        if experiment.keeps(cell, self.run, self.method):
+            self.run.keeper = FileKeeper(folder, cell, self.method, self.run, found)
+            assert self.run.keeper.resume()
+        tick, done = self.run.tick, itertools.count(1)
+
+        def counting(step: Step, loss: Tensor | None) -> None:
+            tick(step, loss)
+            if next(done) == killed_at:
+                raise Killed
+
+        self.run.tick = counting  # type: ignore[method-assign]
+        with self.run.keeper:
+            experiment.learn_and_judge(self.method, self.stream, self.run, found)
+        return found
 
     def scores(self, context: int = 0) -> Tensor:
         """Predictions for the test samples of a context, as a protocol asks for them."""

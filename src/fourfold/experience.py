@@ -12,7 +12,9 @@ from fourfold.benchmarks.interface import Benchmark
 from fourfold.data.tensors import Batch
 from fourfold.errors import Failed
 from fourfold.hardware.engine import Engine
+from fourfold.keeper import Keeper, Place
 from fourfold.measure.meter import LOSS_CHUNK, Meter
+from fourfold.measure.stopwatch import Stopwatch
 from fourfold.measure.until import Until
 from fourfold.recipe import Recipe
 from fourfold.settings.stream import Hidden, Observation, Phase, Stream, batches, steps_in_a_pass
@@ -43,7 +45,11 @@ class Step:
 
 
 class Run:
-    """One cell at work. Methods use ``engine``, ``recipe``, ``generator``, ``tick`` and, for parts, ``meter.phase``."""
+    """One cell at work. Methods use ``engine``, ``recipe``, ``generator``, ``tick`` and, for parts, ``meter.phase``.
+
+    ``keeper`` writes checkpoints between steps. A long loop of a method that is not over an experience is to be over
+    ``keeper.counted(count)``, so that there are some in it too.
+    """
 
     def __init__(
         self,
@@ -62,6 +68,8 @@ class Run:
         self.until = until
         self.oracle = oracle
         self.meter = Meter(engine.device, benchmark.unit)
+        self.watch = Stopwatch("setup", "learn", "evaluate")
+        self.keeper = Keeper()
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
@@ -101,31 +109,36 @@ class Experience:
     def __iter__(self) -> Iterator[Step]:
         run, phase = self._run, self._phase
         share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
+        place = run.keeper.begin_loop()
         a_pass = steps_in_a_pass(phase, run.recipe.batch * run.engine.world)
-        run.until.begin(share, a_pass, phase.ordered)
-        source = self._steps()
+        run.until.begin(share, a_pass, phase.ordered, place.seconds)
+        source = self._steps(place)
         run.meter.start()
-        count = 0
-        while not run.until.over(count, run.meter):
+        while not run.until.over(place.step, run.meter):
             step = next(source, None)
             if step is None:
                 run.until.reason = "data"
                 break
-            step.fresh = count < a_pass
+            step.fresh = place.step < a_pass
             yield step
-            count += 1
-            if count in self._judge_at:
+            place.step += 1
+            if place.step in self._judge_at:
                 with run.meter.excluded():
-                    self._judge_at[count]()
+                    self._judge_at[place.step]()
+            run.keeper.between_steps()
         run.meter.stop()
+        run.keeper.end_loop()
 
-    def _steps(self) -> Iterator[Step]:
+    def _steps(self, place: Place | None = None) -> Iterator[Step]:
+        """The steps from a place on, where the number of batches drawn is kept."""
+        place = place or Place()
         if self._data is None:
             while True:
                 yield Step(Batch(None, None), None, 0.0, 0)
         draw = self._phase.draw or batches
         rank, world = self._run.engine.rank, self._run.engine.world
-        for indices, contexts in draw(self._phase, self._run.recipe.batch * world, self._run.seed):
+        for indices, contexts in draw(self._phase, self._run.recipe.batch * world, self._run.seed, place.batch):
+            place.batch += 1
             if len(indices) < world:
                 continue  # a rank without samples would leave the others waiting for its gradient
             step = self._step(indices[rank::world], contexts[rank::world], "task_labels_train")

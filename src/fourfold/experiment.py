@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold import compatibility, tracing
+from fourfold import checkpoint, compatibility, tracing
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import cell_name
@@ -20,6 +20,7 @@ from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
 from fourfold.experience import Experience, Run
 from fourfold.hardware.device import acquire
 from fourfold.hardware.engine import Engine, rank
+from fourfold.keeper import BEFORE_ALL, FileKeeper
 from fourfold.measure import memory
 from fourfold.measure.until import Until
 from fourfold.methods import interface as methods
@@ -43,7 +44,7 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     record = Record(cell_name(cell), axes_of(cell), dict(cell), overrides, oracle=bool(cell["method"]["oracle"]))
     series: dict[str, np.ndarray] = {}
     try:
-        live(cell, record, series)
+        live(cell, folder, record, series)
         record.state = DONE
     except FourfoldError as error:
         record.state, record.reason, record.message = error.state, error.reason, str(error)
@@ -57,12 +58,14 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     record.environment = environment()
     if rank() == 0:
         record.write(folder, series)
+        if record.state == DONE or record.reason in ("nan", "bug"):  # going on would not help
+            checkpoint.discard(folder)
     if record.traceback:
         log.info("%s", record.traceback)  # to the cell's own log; the message says enough on a terminal
     return record
 
 
-def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray]) -> None:
+def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:
     """The cell itself, from device to last evaluation. Fills the record and the series as facts become known."""
     begun = time.perf_counter()
     torch.manual_seed(seed_of(cell["seed"], "global"))
@@ -83,11 +86,16 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
     if rule is not None and cell["diagnose_every"] is not None:
         rule = Watched(rule, cell["diagnose_every"], run.meter)
     method.setup(benchmark, stream.view(engine.device), run, rule)
+    run.watch.add({"setup": time.perf_counter() - begun})
 
-    seconds = {"setup": time.perf_counter() - begun, "learn": 0.0, "evaluate": 0.0}
-    processor = time.process_time()
+    if keeps(cell, run, method):
+        run.keeper = FileKeeper(folder, cell, method, run, record)
+        if not run.keeper.resume():
+            live(cell, folder, record, series)
+            return
     try:
-        learn_and_judge(method, stream, run, record, seconds)
+        with run.keeper:
+            learn_and_judge(method, stream, run, record)
     finally:
         run.bar.close()
         series.update(run.meter.series())
@@ -101,8 +109,8 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
             "parameters": None if network is None else parameter_count(network),
             "bytes": _bytes_of(method),
             "stopped_by": until.reason,
-            "seconds": {**seconds, **run.meter.phase_seconds()},
-            "cpu_seconds": time.process_time() - processor,
+            "seconds": {**run.watch.read(), **run.meter.phase_seconds()},
+            "cpu_seconds": run.keeper.cpu_seconds(),
             "memory": memory.peaks(engine.device),
             "contexts": stream.describe(),
         }
@@ -113,32 +121,46 @@ def live(cell: Mapping[str, Any], record: Record, series: dict[str, np.ndarray])
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
 
 
-def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record, seconds: dict[str, float]) -> None:
-    """Learns phase after phase; judges before the first and after each, and at hidden changes within a phase."""
+def keeps(cell: Mapping[str, Any], run: Run, method: Any) -> bool:
+    """Whether the cell writes checkpoints: not where nothing is learned, nor while a rate is measured.
+
+    Several ranks would have to agree on the step, which they do not yet.
+    """
+    asked = cell["checkpoint"]["seconds"] or cell["checkpoint"]["steps"]
+    return bool(asked) and run.until.rule["rule"] != "steady" and run.engine.world == 1 and bool(method.state_dict())
+
+
+def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> None:
+    """Learns phase after phase; judges before the first and after each, and at hidden changes within a phase.
+
+    A cell that was interrupted goes on at the keeper's place: in a phase, or between two.
+    """
 
     def judge(after: int) -> None:
-        started = time.perf_counter()
-        for protocol in AFTER_A_PHASE.keys() & set(stream.protocol):
-            record.evaluations += AFTER_A_PHASE[protocol](method, stream, run.benchmark, run.engine.device, after)
-        seconds["evaluate"] += time.perf_counter() - started
+        with run.watch.on("evaluate"):
+            for protocol in AFTER_A_PHASE.keys() & set(stream.protocol):
+                record.evaluations += AFTER_A_PHASE[protocol](method, stream, run.benchmark, run.engine.device, after)
 
-    told = "boundaries_train" in stream.grants
-    learned = 0  # contexts; one that comes back counts again
-    if stream.pretraining is not None:
-        method.pretrain(Experience(stream, stream.pretraining, run), run)
-    if len(stream.contexts) > 1:
-        judge(after=0)
-    for phase in stream.phases:
-        started, judged = time.perf_counter(), seconds["evaluate"]
+    keeper, told = run.keeper, "boundaries_train" in stream.grants
+    if keeper.place.phase == BEFORE_ALL:
+        if stream.pretraining is not None:
+            with run.watch.on("pretrain"):
+                method.pretrain(Experience(stream, stream.pretraining, run), run)
+        if len(stream.contexts) > 1:
+            judge(after=0)
+        keeper.go_to(0)
+    for number, phase in enumerate(stream.phases[keeper.place.phase :], keeper.place.phase):
         experience = Experience(stream, phase, run, hidden_changes(stream, phase, run, judge))
-        if told:
-            method.begin_context(phase.index)
-        method.learn(experience, run)
-        if told:
-            method.end_context(experience)
-        seconds["learn"] += time.perf_counter() - started - (seconds["evaluate"] - judged)
-        learned += len(phase.contexts)
-        judge(after=learned)
+        with run.watch.on("learn"):
+            if told and not keeper.place.begun:
+                method.begin_context(phase.index)
+                keeper.place.begun = True
+            method.learn(experience, run)
+            if told:
+                method.end_context(experience)
+        judge(after=sum(len(each.contexts) for each in stream.phases[: number + 1]))  # one that comes back counts again
+        if phase is not stream.phases[-1]:
+            keeper.go_to(number + 1)
 
 
 def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int, Any]:

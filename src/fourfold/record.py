@@ -38,6 +38,8 @@ class Record:
         classes: [class, right, samples] of each class}.
     log: of a failed cell, the last lines that it printed.
     measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
+    resumed: one entry for each time that the cell went on from a checkpoint: {steps: done by then, at: when,
+        started: of the run that was interrupted, host, commit}.
     """
 
     cell: str
@@ -58,6 +60,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     measurements: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    resumed: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA_VERSION
 
     def write(self, folder: Path, series: "Mapping[str, np.ndarray] | None" = None) -> Path:
@@ -69,10 +72,10 @@ class Record:
         if series is not None:
             import numpy as np
 
-            with _replacing(folder / SERIES_FILE) as temporary:
+            with replacing(folder / SERIES_FILE) as temporary:
                 np.savez_compressed(temporary, **dict(series))  # type: ignore[arg-type]
         text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False)
-        with _replacing(folder / RECORD_FILE) as temporary:
+        with replacing(folder / RECORD_FILE) as temporary:
             temporary.write(text.encode())
         return folder / RECORD_FILE
 
@@ -107,11 +110,11 @@ def read_series(folder: Path) -> "dict[str, np.ndarray]":
         raise FourfoldError(f"{path}: not a readable series file ({type(error).__name__})") from error
 
 
-class _replacing:
-    """A binary file that takes its place only once it is complete and on disk."""
+class replacing:
+    """A binary file that takes its place only once it is complete and on disk; ``keep``: where the old one goes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, keep: Path | None = None) -> None:
+        self.path, self.keep = path, keep
 
     def __enter__(self) -> Any:
         descriptor, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
@@ -126,6 +129,8 @@ class _replacing:
             self.file.close()
             if kind is None:
                 os.chmod(self.temporary, 0o644)
+                if self.keep is not None and self.path.exists():
+                    os.replace(self.path, self.keep)
                 os.replace(self.temporary, self.path)
         finally:
             if os.path.exists(self.temporary):

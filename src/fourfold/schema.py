@@ -31,6 +31,12 @@ class Scale:
 
 
 @dataclass
+class Checkpoint:
+    seconds: float | None
+    steps: int | None
+
+
+@dataclass
 class Tracking:
     kind: str
     uri: str | None
@@ -185,6 +191,8 @@ class Cell:
     timeout: float
     progress: str
     suite: Suite
+    max_requeue: int
+    checkpoint: Checkpoint
     until: Until
     optimizer: Optimizer
     scale: Scale
@@ -229,6 +237,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "retries": (0, 1000),
     "timeout": (0.1, 1e9),
     "diagnose_every": (1, 1e12),
+    "max_requeue": (0, 1_000_000),
+    "checkpoint.seconds": (0.001, 1e9),
+    "checkpoint.steps": (1, 1e12),
     "until.steps": (1, 1e12),
     "until.epochs": (0.001, 1e9),
     "until.seconds": (0.001, 1e9),
@@ -251,6 +262,8 @@ NOT_IDENTITY = (
     "slots",
     "timeout",
     "progress",
+    "max_requeue",
+    "checkpoint",
     "tracking",
     "measure",
     "suite",

@@ -1,10 +1,7 @@
 """What Hydra calls with a composed configuration: here for a single cell, in a job for a cell of a sweep."""
 
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ from omegaconf import DictConfig
 from fourfold import composition
 from fourfold.errors import Failed, FourfoldError
 from fourfold.launch.jobs import fail_with_the_others
+from fourfold.stopping import listening
 
 if TYPE_CHECKING:  # records bring numpy, which --help and a refusal do without
     from fourfold.record import Record
@@ -68,7 +66,7 @@ class CellTask:
 def guarded(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str]) -> "Record":
     """The cell's record, whatever happens but an interruption, within its ``timeout``."""
     try:
-        with time_limit(cell["timeout"]):
+        with listening(cell["timeout"]):
             return run(cell, folder, overrides)
     except Exception as error:  # not from the experiment, which writes its own record: from around it
         from fourfold.launch.ending import BUG, blank_record, write_if_possible
@@ -81,22 +79,3 @@ def guarded(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[st
         found.traceback = traceback.format_exc()
         write_if_possible(found, folder)
         return found
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises Failed within the block once it has taken that long; the launcher ends a process that does not listen."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def ring(*_: Any) -> None:
-        raise Failed(f"took longer than timeout={seconds:g} s", "timeout")
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)

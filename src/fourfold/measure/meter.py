@@ -1,6 +1,6 @@
 """The meter: always on. It counts steps and units of work and marks their times; it reads nothing back in the loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,8 @@ class Meter:
         self._phases: list[tuple[str, int, int]] = []
         self._scores: list[Tensor] = []
         self._score_steps: list[int] = []
+        self._before = np.zeros(0)  # seconds of the steps that were done before an interruption
+        self._phases_before: dict[str, float] = {}
 
     def start(self) -> None:
         """Begins a span: the next tick's step starts here."""
@@ -96,10 +98,8 @@ class Meter:
 
     def series(self) -> dict[str, np.ndarray]:
         """One entry a step: step_seconds, step_units, loss, context, and score if predictions were judged."""
-        times = self.clock.resolve()
-        seconds = times[self._marks] - times[self._starts] if self._marks else np.zeros(0)
         series = {
-            "step_seconds": seconds,
+            "step_seconds": self.step_seconds(),
             "step_units": np.asarray(self._units, dtype=np.float64),
             "loss": self.losses(),
             "context": np.asarray(self._contexts, dtype=np.int32),
@@ -113,10 +113,39 @@ class Meter:
     def phase_seconds(self) -> dict[str, float]:
         """Total seconds of each named phase."""
         times = self.clock.resolve()
-        totals: dict[str, float] = {}
+        totals = dict(self._phases_before)
         for name, begin, end in self._phases:
             totals[name] = totals.get(name, 0.0) + float(times[end] - times[begin])
         return totals
 
+    def step_seconds(self) -> np.ndarray:
+        """The duration of each step. Waits for the device: outside the loop only."""
+        times = self.clock.resolve()
+        now = times[self._marks] - times[self._starts] if self._marks else np.zeros(0)
+        return np.concatenate([self._before, now])
+
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "units": self.units}
+        """All that was counted so far, for a cell that is to go on later. Between two steps, outside the loop only."""
+        return {
+            "units": self.units,
+            "step_units": torch.tensor(self._units, dtype=torch.float64),
+            "contexts": torch.tensor(self._contexts, dtype=torch.int64),
+            "step_seconds": torch.from_numpy(self.step_seconds()),
+            "phases": self.phase_seconds(),
+            "losses": torch.stack(self._losses) if self._losses else None,
+            "waiting": torch.stack(self._waiting) if self._waiting else None,
+            "loss_steps": torch.tensor(self._loss_steps, dtype=torch.int64),
+            "scores": torch.stack(self._scores) if self._scores else None,
+            "score_steps": torch.tensor(self._score_steps, dtype=torch.int64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict`` gave, in a meter that has counted nothing yet."""
+        self.units = state["units"]
+        self._units, self._contexts = state["step_units"].tolist(), state["contexts"].tolist()
+        self.steps = len(self._units)
+        self._before, self._phases_before = state["step_seconds"].numpy(), dict(state["phases"])
+        self._losses, self._waiting, self._scores = (
+            [] if state[name] is None else list(state[name].unbind()) for name in ("losses", "waiting", "scores")
+        )
+        self._loss_steps, self._score_steps = state["loss_steps"].tolist(), state["score_steps"].tolist()

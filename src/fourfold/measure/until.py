@@ -23,15 +23,20 @@ class Until:
         self.deadline = time.monotonic() + timeout
         self.timeout = timeout
         self.reason = "data"
-
-    def begin(self, share: float, steps_in_a_pass: int, ordered: bool) -> None:
-        """A new phase starts."""
         self.started = time.monotonic()
+
+    def begin(self, share: float, steps_in_a_pass: int, ordered: bool, spent: float = 0.0) -> None:
+        """A new phase starts, or goes on after the seconds ``spent`` on it before."""
+        self.started = time.monotonic() - spent
         self.share = share
         self.limit = self._limit(steps_in_a_pass)
         self.last = min(self.limit, steps_in_a_pass) if ordered else self.limit
         if self.last == math.inf and self.rule["rule"] in ("steps", "epochs"):
             self.last = steps_in_a_pass
+
+    def spent(self) -> float:
+        """Seconds of this phase so far."""
+        return time.monotonic() - self.started
 
     def _limit(self, steps_in_a_pass: int) -> float:
         if self.rule["rule"] == "steps":

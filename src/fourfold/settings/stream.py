@@ -53,8 +53,8 @@ class Context:
 class Phase:
     """One call of ``learn``: the samples that come (indices, and the context of each), and whether more than once.
 
-    A setting that samples its stream, rather than list it, gives ``draw``: (phase, batch size, seed) -> indices and
-    contexts of one batch after another.
+    A setting that samples its stream, rather than list it, gives ``draw``: (phase, batch size, seed, first batch) ->
+    indices and contexts of one batch after another from that one on, without drawing those before.
     """
 
     index: int
@@ -62,7 +62,7 @@ class Phase:
     indices: Tensor | None
     context_of: Tensor | None
     ordered: bool = False  # the order of the samples is part of the setting: seen once, as they come
-    draw: Callable[["Phase", int, int], Iterator[tuple[Tensor, Tensor]]] | None = None  # instead of ``batches``
+    draw: Callable[["Phase", int, int, int], Iterator[tuple[Tensor, Tensor]]] | None = None  # instead of ``batches``
 
 
 @dataclass(frozen=True)
