@@ -20,7 +20,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,diffusion,graphs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,diffusion,graphs,lora]'
 	touch $@
 
 run: setup ## a sweep of two benchmarks on this machine's own hardware, at a size that fits it

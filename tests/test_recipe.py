@@ -59,3 +59,19 @@ def test_precision_is_exact_unless_the_nearest_will_do() -> None:
         recipe(*words, offers=["fp32", "bf16"])
     near = recipe(*words, "precision_policy=nearest", offers=["fp32", "bf16"])
     assert (near.precision_asked, near.precision) == ("tf32", "fp32")
+
+
+def test_weights_in_16_bits_go_with_products_in_16_bits() -> None:
+    assert recipe("benchmark=llama", "weights_precision=bf16", "precision=bf16").weights_precision == "bf16"
+    with pytest.raises(Refused, match=r"weights_precision=bf16: goes with precision=bf16, and this is precision=fp32"):
+        recipe("benchmark=llama", "weights_precision=bf16", "hardware=cpu")
+
+
+def test_published_weights_are_those_of_the_size() -> None:
+    words = ("benchmark=llama", "weights=pretrained", "hardware=cpu", "precision=fp32")
+    assert recipe(*words, "scale=full", "size=8b").weights == "meta-llama/Llama-3.1-8B"
+    assert recipe("benchmark=llama").weights == "seeded"
+    with pytest.raises(Refused, match=r"the smoke size is nobody's; .* size=1b, 7b, 8b, 70b"):
+        recipe(*words)
+    with pytest.raises(Refused, match=r"benchmark fno knows of no published weights"):
+        recipe("benchmark=fno", "weights=pretrained")

@@ -194,7 +194,7 @@ def _check_own(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> N
     limits = node.get("limits") or {}
     common = getattr(schema.COMMON.get(path), "__dataclass_fields__", {})
     for key, value in node.items():
-        if (key in common and key not in limits) or key in ("limits", "sizes", "_target_", "rule"):
+        if (key in common and key not in limits) or key in ("limits", "sizes", "pretrained", "_target_", "rule"):
             continue
         problem = _type_problem(value, base.get(key), limits.get(key))
         if problem:

@@ -74,7 +74,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     record.evidence, record.device = device.evidence, device.as_dict()
     recipe = resolve(cell, device.accelerator, list(device.offers))
     record.recipe = recipe.as_dict()
-    engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"])
+    engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"], recipe.weights_precision)
     memory.reset(engine.device)
 
     benchmark = benchmarks.build(cell, recipe)
@@ -98,7 +98,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             learn_and_judge(method, stream, run, record)
     finally:
         run.bar.close()
-        series.update(run.meter.series())
+        series.update(run.meter.series() | method.series())
         if isinstance(rule, Watched):
             series.update(rule.series())
         network = getattr(method, "network", None)
@@ -108,6 +108,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "units": run.meter.units,
             "parameters": None if network is None else parameter_count(network),
             "bytes": _bytes_of(method),
+            "trained_parameters": None if network is None else parameter_count(network, trained=True),
             "stopped_by": until.reason,
             "seconds": {**run.watch.read(), **run.meter.phase_seconds()},
             "cpu_seconds": run.keeper.cpu_seconds(),

@@ -33,6 +33,8 @@ class Recipe:
     optimizer: dict[str, Any]
     model: dict[str, Any]
     data: dict[str, Any]
+    weights: str = "seeded"
+    weights_precision: str = "fp32"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,17 +67,22 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
     size = _size(cell, scale)
     asked = recipe["precision"] if cell["precision"] == "default" else cell["precision"]
     facts = cell["hardware"]["offers"] if offers is None else offers
+    precision = _precision(asked, cell, facts)
+    if cell["weights_precision"] == "bf16" and precision != "bf16":
+        raise Refused(f"weights_precision=bf16: goes with precision=bf16, and this is precision={precision}")
     return Recipe(
         scale=scale,
         size=size,
         batch=recipe["batch"] if cell["batch"] == "default" else int(cell["batch"]),
-        precision=_precision(asked, cell, facts),
+        precision=precision,
         precision_asked=asked,
         evaluation=recipe["evaluation"],
         until=_until(cell["until"], recipe["until"]),
         optimizer=_optimizer(cell["optimizer"], recipe["optimizer"]),
         model=_parameters(benchmark["model"], recipe["model"], size),
         data=_parameters(benchmark["data"], recipe["data"], None),
+        weights=_weights(cell, size),
+        weights_precision=cell["weights_precision"],
     )
 
 
@@ -91,6 +98,20 @@ def _size(cell: Mapping[str, Any], scale: str) -> str | None:
         choices = ", ".join(sizes)
         raise Refused(f"size={asked}: benchmark {cell['benchmark']['name']} has {choices}{nearest(asked, sizes)}")
     return None if scale == "smoke" and asked == "default" else size
+
+
+def _weights(cell: Mapping[str, Any], size: str | None) -> str:
+    """seeded, or the published name of the size's weights."""
+    if cell["weights"] == "seeded":
+        return "seeded"
+    benchmark = cell["benchmark"]["name"]
+    published = (cell["benchmark"]["model"] or {}).get("pretrained") or {}
+    if not published:
+        raise Refused(f"weights=pretrained: benchmark {benchmark} knows of no published weights; leave weights=seeded")
+    if size not in published:
+        what = "the smoke size is nobody's" if size is None else f"size={size} has none"
+        raise Refused(f"weights=pretrained: {what}; benchmark {benchmark} has them for size={', '.join(published)}")
+    return published[size]
 
 
 def _precision(asked: str, cell: Mapping[str, Any], offers: Any) -> str:
@@ -134,7 +155,7 @@ def _parameters(node: Mapping[str, Any] | None, recipe: Mapping[str, Any], size:
     """A member's own parameters: what is written, else its size's values (if one was chosen), else the recipe's."""
     node = dict(node or {})
     sizes = node.pop("sizes", None) or {}
-    for key in ("limits", "classes"):
+    for key in ("limits", "classes", "pretrained"):
         node.pop(key, None)
     fallback = {**recipe, **(sizes.get(size) or {})} if size else dict(recipe)
     unknown = set(fallback) - set(node)

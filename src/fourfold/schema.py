@@ -176,6 +176,8 @@ class Cell:
     size: str
     batch: Any
     precision: str
+    weights: str
+    weights_precision: str
     precision_policy: str
     strategy: str
     mode: str
@@ -216,6 +218,8 @@ COMMON: dict[str, type] = {
 # Values that are one of a few words.
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("default", "fp32", "tf32", "bf16", "fp16", "fp8"),
+    "weights": ("seeded", "pretrained"),
+    "weights_precision": ("fp32", "bf16"),
     "precision_policy": ("exact", "nearest"),
     "strategy": ("auto", "ddp", "fsdp", "replicas"),
     "mode": ("measured",),

@@ -59,6 +59,7 @@ WORKLOADS = [
     Workload("t5", 60.5, LITTLE_TEXT),
     Workload("reformer", 5.98, LITTLE_TEXT),
     Workload("opt", 1316.0, LITTLE_TEXT),
+    Workload("pythia", 1011.8, LITTLE_TEXT),
     Workload("rwkv", 430.4, LITTLE_TEXT),
     Workload("mistral", 23572.0, LITTLE_TEXT),
     Workload("mistral", 7241.7, LITTLE_TEXT, size="7b"),
@@ -180,7 +181,7 @@ def test_every_size_can_be_built():
         assert sum(parameter.numel() for parameter in network.parameters()) > 1e6, (name, size)
 
 
-GENERATE = ["llama", "opt", "rwkv", "mistral", "llama4"]
+GENERATE = ["llama", "opt", "pythia", "rwkv", "mistral", "llama4"]
 DEFAULT_INFERENCE = ["whisper_transcribe", "flux"]  # a prediction is a transcript, or a picture
 
 
@@ -192,6 +193,9 @@ def test_the_smoke_size_writes_tokens(name, tmp_path: Path):
     record = run_cell(cell(name, *words), tmp_path, [])
     assert record.state == DONE, record.message
     assert record.measurements["units"] == 2 * 2 * 4
+    with np.load(tmp_path / "series.npz") as series:
+        assert series["first_token_seconds"].shape == (2,)
+        assert series["token_gap_seconds"].shape == (2 * 3,)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from fourfold import record
@@ -186,3 +187,82 @@ def test_every_suite_is_sound(suite: str) -> None:
                 group, _, name = word.partition("=")
                 if row.awaits is None and "." not in group and options(group):
                     assert name in options(group), f"{row.name}: {word}"
+
+
+def test_rows_of_another_suite_are_adapted(outside: str, tmp_path: Path) -> None:
+    small = (
+        "defaults: [pair]\nadapt: [~until.steps, scale=smoke, method=ewc]\nrows: {own: {overrides: [benchmark=mnist]}}"
+    )
+    (tmp_path / "conf" / "suite" / "small.yaml").write_text(small)
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        rows = {row.name: row for row in suites.read("small")}
+    assert rows["plain"].overrides == ("benchmark=digits", "scale=smoke", "method=ewc")
+    assert rows["plain"].weight == 2
+    # The values of a method that was replaced go with it; the file's own rows are as they are written.
+    assert rows["remembers"].overrides == (
+        "benchmark=digits", "setting=class_incremental", "scale=smoke", "method=ewc",
+    )  # fmt: skip
+    assert rows["own"].overrides == ("benchmark=mnist",)
+    assert {row.suite for row in rows.values()} == {"small"}
+    assert rows["cartpole"].awaits
+
+
+# Table 1.3 of the specification: the 26, the 16, and what Milabench has beside them.
+WEIGHTED = [
+    "resnet50", "convnext_large-tf32-fp16", "regnet_y_128gf", "lightning-gpus", "diffusion-gpus",
+    "diffusion-nodes", "dinov2-giant-gpus", "llava-single", "vjepa-single", "vjepa-gpus", "bert-tf32-fp16",
+    "reformer", "llama", "llm-lora-single", "llm-lora-ddp-gpus", "llm-lora-ddp-nodes", "llm-lora-mp-gpus",
+    "llm-full-mp-gpus", "llm-full-mp-nodes", "rlhf-single", "torchatari", "brax", "ppo", "pna", "dimenet",
+    "recursiongfn",
+]  # fmt: skip
+OPTIONAL = [
+    "resnet50-noio", "resnet152-ddp-gpus", "lightning", "convnext_large-fp32", "convnext_large-tf32",
+    "convnext_large-fp16", "focalnet", "diffusion-single", "dinov2-giant-single", "bert-fp32", "bert-tf32",
+    "bert-fp16", "t5", "whisper", "rlhf-gpus", "dqn",
+]  # fmt: skip
+BESIDE = [
+    "fp32", "tf32", "fp16", "bf16", "fp8", "llm-chat-completion", "txt-to-image-single",
+    "whisper-transcribe-single", "vllm-dense-physics-gpus", "vllm-moe-code-gpus", "dinov2-giant-nodes",
+    "llava-gpus", "cleanrljax",
+]  # fmt: skip
+
+
+def milabench(name: str) -> dict[str, Row]:
+    with hydra():
+        return {row.name: row for row in suites.read(name)}
+
+
+def test_milabenchs_rows_are_all_there_with_its_weights() -> None:
+    assert len(WEIGHTED) == 26
+    assert len(OPTIONAL) == 16
+    assert {name: row.weight for name, row in milabench("milabench").items()} == dict.fromkeys(WEIGHTED, 1.0)
+    assert {name: row.weight for name, row in milabench("milabench_optional").items()} == dict.fromkeys(OPTIONAL, 0.0)
+    everything = milabench("milabench_all")
+    assert set(everything) == {*WEIGHTED, *OPTIONAL, *BESIDE}
+    assert sum(row.weight for row in everything.values()) == 26
+    assert set(milabench("smoke")) == set(everything)
+
+
+def test_rows_ask_for_the_devices_that_their_names_say() -> None:
+    for name, row in milabench("milabench_all").items():
+        several = name.endswith(("-gpus", "-nodes"))
+        assert ("hardware.devices=8" in row.overrides) == several, name
+        assert ("hardware.nodes=2" in row.overrides) == name.endswith("-nodes"), name
+        assert (row.awaits is not None) == (name in {"torchatari", "brax", "ppo", "dqn", "cleanrljax"}), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["h100", "mi300"])
+def test_every_row_is_a_valid_cell_on_hardware_that_can_hold_it(hardware: str) -> None:
+    """Composed and checked as a sweep does it; a precision that the hardware lacks is not applicable, nothing else."""
+    text, valid = explain_text(
+        [
+            *("suite=milabench_all", f"hardware={hardware}", "hydra/launcher=submitit_slurm"),
+            *("hardware.capacity.devices=8", "hardware.capacity.nodes=2"),
+        ]
+    )
+    assert valid
+    reasons = [line.strip() for line in text.splitlines() if "not applicable: " in line]
+    reasons = [reason for reason in reasons if "awaits the reinforcement-learning" not in reason]
+    assert all("precision=tf32" in reason for reason in reasons), reasons
+    assert len(reasons) == {"h100": 0, "mi300": 3}[hardware]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fourfold.benchmarks import published
 from fourfold.data.tensors import Batch, Sets, with_validation
 from fourfold.errors import Refused, Unavailable
 from fourfold.members import target
@@ -69,6 +70,7 @@ class Benchmark:
         self.facts = frozenset(node["offers"])
         self.recipe = recipe
         self.seed = seed
+        self.data_dir = data_dir
         self.sets: Sets | None = self._load(data_dir)
 
     @property
@@ -96,6 +98,8 @@ class Benchmark:
         with torch.random.fork_rng(devices=[]), torch.device(build_on):
             torch.manual_seed(seed_of(seed, "network"))
             network = self.build_network(self.outputs if outputs is None else outputs)
+        if self.recipe.weights != "seeded" and build_on == "cpu":
+            published.load(network, self.recipe.weights, self.data_dir)
         return network if build_on == "meta" else network.to(device)
 
     def build_network(self, outputs: int) -> nn.Module:
@@ -112,6 +116,10 @@ class Benchmark:
     def units(self, batch: Batch) -> float:
         """Units of work in a batch."""
         return float(len(batch.targets))
+
+    def generated_units(self, prompts: Tensor, written: Tensor) -> float:
+        """Units of work in what was written after the prompts; ``written`` [batch, length] begins with them."""
+        raise NotImplementedError
 
     def examination(self, batch: Batch) -> Batch:
         """The questions and answers that a batch of held-out data makes; the batch itself unless overridden."""

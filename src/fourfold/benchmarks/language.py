@@ -1,6 +1,6 @@
 """Language models: next-token, masked-token and text-to-text training on real text, generation token by token."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,17 +24,32 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(input_ids=tokens, use_cache=False).logits
 
-    def generate(self, tokens: Tensor, count: int) -> Tensor:
-        """The prompts [batch, length] with ``count`` more tokens each, the likeliest one at a time, with a cache."""
+    def generate(
+        self, tokens: Tensor, count: int, each: Callable[[], Any] | None = None, sample: bool = False
+    ) -> Tensor:
+        """The prompts [batch, length] and ``count`` more tokens each, with a cache: the likeliest one at a time, or
+        one drawn from the scores. ``each`` is called when a token is there."""
         return self.model.generate(  # type: ignore[operator]
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=count,
             min_new_tokens=count,
-            do_sample=False,
             pad_token_id=0,
             eos_token_id=None,
+            stopping_criteria=None if each is None else [_Told(each)],
+            **({"do_sample": True, "top_k": 0} if sample else {"do_sample": False}),
         )
+
+
+class _Told:
+    """A stopping criterion of transformers that never stops: it tells of each token as soon as it is there."""
+
+    def __init__(self, each: Callable[[], Any]) -> None:
+        self.each = each
+
+    def __call__(self, tokens: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.each()
+        return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
 
 class EncoderModel(LanguageModel):
@@ -77,6 +92,9 @@ class CausalLanguageModelling(Benchmark):
 
     def units(self, batch: Batch) -> float:
         return float(batch.targets.numel())
+
+    def generated_units(self, prompts: Tensor, written: Tensor) -> float:
+        return float(written[:, prompts.shape[1] :].numel())
 
     def metric(self) -> Perplexity:
         return Perplexity(ignore_index=-100)
@@ -280,6 +298,24 @@ def opt(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int
         max_position_embeddings=positions,
     )
     return LanguageModel(OPTForCausalLM(config))
+
+
+def gpt_neox(
+    vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, positions: int, rotary_share: float
+) -> nn.Module:
+    """GPT-NeoX (Black et al. 2022) as Pythia has it, transformers' implementation."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=positions,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": rotary_share},
+    )
+    return LanguageModel(GPTNeoXForCausalLM(config))
 
 
 def rwkv(vocabulary: int, hidden: int, layers: int, positions: int) -> nn.Module:

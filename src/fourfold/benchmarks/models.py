@@ -29,6 +29,6 @@ def conv(shape: Sequence[int], outputs: int, channels: Sequence[int], hidden: in
     return nn.Sequential(*layers)
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Trainable and frozen parameters, each counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def parameter_count(network: nn.Module, trained: bool = False) -> int:
+    """Parameters, each counted once: all of them, or those that are trained."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad or not trained)

@@ -18,9 +18,9 @@ from fourfold.hardware.strategies import FABRIC_PRECISION, precision_plugin, str
 class Engine:
     """What a method trains with: where tensors live, how a loss goes backward, how an optimizer steps."""
 
-    def __init__(self, device: Device, precision: str, strategy: str, nodes: int = 1) -> None:
+    def __init__(self, device: Device, precision: str, strategy: str, nodes: int = 1, weights: str = "fp32") -> None:
         self.facts = device
-        self.precision = precision
+        self.precision, self.weights = precision, weights
         self.device = device.torch()
         ranks = device.count * nodes
         self.fabric = Fabric(
@@ -69,7 +69,7 @@ class Engine:
         ``build`` makes it on the device that it is given, so that a strategy which shards can ask for it without memory
         ("meta") and fill in its own part.
         """
-        network = build(self.device)
+        network = self.stored(build(self.device))
         if self.world == 1:
             return network
         wrapped = self.fabric.setup_module(network)
@@ -83,6 +83,16 @@ class Engine:
         total = self.fabric.all_reduce(torch.as_tensor(values, dtype=torch.float64, device=self.device))
         assert isinstance(total, Tensor)
         return total.cpu().numpy()
+
+    def stored(self, network: nn.Module) -> nn.Module:
+        """The network with its weights in the type that the cell holds them in. Buffers stay as they are, and so does
+        batch normalisation, whose running statistics 16 bits would ruin."""
+        if self.weights == "bf16":
+            for module in network.modules():
+                if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.data = parameter.data.to(torch.bfloat16)
+        return network
 
     def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
         """The recipe's optimizer over the parameters.

@@ -1,12 +1,13 @@
 """Suites: named sweeps. Each row of conf/suite/NAME.yaml is overrides with a name and a weight.
 
 A file holds ``rows: {NAME: {overrides: [...], weight: 1.0, about: ..., awaits: ...}}``, ``overrides`` common to all of
-them, and in ``defaults`` the suites whose rows it has besides.
+them, in ``defaults`` the suites whose rows it has besides, and in ``adapt`` words that are laid over those as the
+shell's would be; ``~KEY`` takes away what such a row says of a key.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -18,7 +19,7 @@ from fourfold.errors import Refused, nearest
 from fourfold.launch.cells import WHOLE_SWEEP
 
 GROUP = "suite"
-FILE_KEYS = {"defaults", "overrides", "rows"}
+FILE_KEYS = {"defaults", "adapt", "overrides", "rows"}
 ROW_KEYS = {"overrides", "weight", "awaits", "about"}
 
 
@@ -73,7 +74,7 @@ def chosen_rows(words: Sequence[str], loader: ConfigLoader) -> list[Row]:
 
 def read(suite: str) -> list[Row]:
     """The rows of a suite, in the file's order, those of its ``defaults`` first. Raises Refused if it is malformed."""
-    return [_row(suite, name, common, node) for name, (common, node) in _nodes(suite).items()]
+    return list(_rows(suite).values())
 
 
 def words_of(row: Row, shell: Iterable[str]) -> list[str]:
@@ -97,20 +98,30 @@ def words_of(row: Row, shell: Iterable[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def _nodes(suite: str) -> dict[str, tuple[list[str], Mapping[str, Any]]]:
-    """Name of each row: (the overrides common to its file, its own node)."""
+def _rows(suite: str) -> dict[str, Row]:
+    """The rows by name, those of the suites in ``defaults`` first and adapted."""
     content = composition.raw(f"{GROUP}/{suite}")
     stray = next((key for key in content if key not in FILE_KEYS), None)
     if stray is not None:
         raise Refused(f"suite {suite}: {stray}: no such key{nearest(str(stray), FILE_KEYS)}")
-    found: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
-    for other in content.get("defaults") or ():
-        if other != "_self_":
-            found |= _nodes(str(other))
     rows, common = content.get("rows") or {}, content.get("overrides") or []
     if not isinstance(rows, Mapping):
         raise Refused(f"suite {suite}: rows: must be a mapping from the name of each row to what it is")
-    return found | {str(name): (common, node) for name, node in rows.items()}
+    adapt = content.get("adapt") or []
+    _check_words(f"suite {suite}", "adapt", [word for word in adapt if not str(word).startswith("~")])
+    found: dict[str, Row] = {}
+    for other in content.get("defaults") or ():
+        if other != "_self_":
+            found |= {name: adapted(row, suite, adapt) for name, row in _rows(str(other)).items()}
+    return found | {str(name): _row(suite, str(name), common, node) for name, node in rows.items()}
+
+
+def adapted(row: Row, suite: str, words: Sequence[str]) -> Row:
+    """The row as another suite has it: without the keys of ``~KEY``, with the other words laid over its own."""
+    gone = {_key(word) for word in words if word.startswith("~")}
+    left = replace(row, overrides=tuple(word for word in row.overrides if _key(word) not in gone))
+    laid = words_of(left, [word for word in words if not word.startswith("~")])
+    return replace(row, suite=suite, overrides=tuple(laid))
 
 
 def _row(suite: str, name: str, common: Any, node: Any) -> Row:
@@ -123,11 +134,7 @@ def _row(suite: str, name: str, common: Any, node: Any) -> Row:
         raise Refused(f"{where}: {stray}: no such key{nearest(str(stray), ROW_KEYS)}")
     own = node.get("overrides") or []
     for words in (common, own):
-        if not isinstance(words, list) or not all(isinstance(word, str) and "=" in word for word in words):
-            raise Refused(f"{where}: overrides: must be a list of KEY=VALUE")
-        for word in words:
-            if _key(word).split(".")[0] in (*WHOLE_SWEEP, "hydra", GROUP):
-                raise Refused(f"{where}: {word}: holds for the whole sweep; give it in the shell")
+        _check_words(where, "overrides", words)
     weight = node.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
         raise Refused(f"{where}: weight={weight}: must be a number, 0 or more")
@@ -141,6 +148,14 @@ def _row(suite: str, name: str, common: Any, node: Any) -> Row:
         None if awaits is None else str(awaits),
         str(node.get("about") or ""),
     )
+
+
+def _check_words(where: str, key: str, words: Any) -> None:
+    if not isinstance(words, list) or not all(isinstance(word, str) and "=" in word for word in words):
+        raise Refused(f"{where}: {key}: must be a list of KEY=VALUE")
+    for word in words:
+        if _key(word).split(".")[0] in (*WHOLE_SWEEP, "hydra", GROUP):
+            raise Refused(f"{where}: {word}: holds for the whole sweep; give it in the shell")
 
 
 def _values(word: str, loader: ConfigLoader, known: Sequence[str]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Experience, Run
+from fourfold.measure.tokens import TokenMarks
 from fourfold.methods.interface import Method
 from fourfold.settings.stream import Observation, View
 
@@ -14,8 +16,8 @@ from fourfold.settings.stream import Observation, View
 class Inference(Method):
     """Runs the freshly initialised network.
 
-    Where the benchmark generates, a step writes ``new_tokens`` tokens after each prompt, with a key-value cache, and
-    counts those; elsewhere a step is one forward pass.
+    Where the benchmark generates, a step writes ``new_tokens`` tokens after each prompt, with a key-value cache, marks
+    when each came, and counts what was really written; elsewhere a step is one forward pass.
     """
 
     def __init__(self, new_tokens: int) -> None:
@@ -23,6 +25,8 @@ class Inference(Method):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run = run
+        self.benchmark = benchmark
+        self.tokens = TokenMarks(run.meter.clock)
         self.network = run.engine.network(
             lambda device: benchmark.network(run.seed, device, outputs=view.outputs)
         ).eval()
@@ -32,14 +36,21 @@ class Inference(Method):
     def learn(self, experience: Experience, run: Run) -> None:
         for step in experience:
             if self.generates:
-                prompts = step.observation.inputs
-                with run.engine.autocast():
-                    self.network.generate(prompts, self.new_tokens)  # type: ignore[operator]
-                step.units = float(len(prompts) * self.new_tokens * run.engine.world)
+                step.units = self.write(step.observation.inputs)
             else:
                 self.predict(step.observation)
             run.tick(step, None)
 
+    def write(self, prompts: Tensor) -> float:
+        """Writes after the prompts [batch, length]; returns the units of what was written, on all devices."""
+        self.tokens.begin()
+        with self.run.engine.autocast():
+            written = self.network.generate(prompts, self.new_tokens, self.tokens.token)  # type: ignore[operator]
+        return self.benchmark.generated_units(prompts, written) * self.run.engine.world
+
     def predict(self, observation: Observation) -> Tensor:
         with self.run.engine.autocast():
             return self.network(observation.inputs)
+
+    def series(self) -> dict[str, np.ndarray]:
+        return self.tokens.series() if self.generates else {}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark
@@ -13,11 +14,12 @@ from fourfold.settings.stream import Observation, View
 
 class Method:
     """A learning algorithm. The default ``learn`` drives ``observe``; one with a loop of its own overrides ``learn``
-    and lists ``owns_loop`` among its needs.
+    and lists ``owns_loop`` among its needs. ``judged``: whether its predictions can be asked for.
     """
 
     outputs_before: Tensor | None = None
     """The scores [batch, outputs] that the last batch had before it was learned from, where they are at hand."""
+    judged = True
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
@@ -58,6 +60,10 @@ class Method:
 
     def mode(self, training: bool) -> None:
         """Switches networks between training and evaluation."""
+
+    def series(self) -> dict[str, np.ndarray]:
+        """Raw facts of its own for the record, one array a name; asked for once, after the loop."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning has changed."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fourfold.metrics import alignment, continual, learning
+from fourfold.metrics.generation import generation_figures, serving_figures
 from fourfold.metrics.throughput import Rate, rate
 from fourfold.record import Record
 
@@ -45,6 +46,8 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
     found: dict[str, float | None] = {
         **throughput_figures(record, series or {}),
         **loss_figures(series or {}),
+        **generation_figures(series or {}),
+        **serving_figures(series or {}, record.config.get("method") or {}),
         **evaluation_figures(record),
         **online_figures(series or {}),
         **alignment.figures(series or {}),

@@ -13,7 +13,7 @@ EVALUATION_BATCH = 500  # pictures a forward pass; language models use their own
 
 def matrix(method: Any, stream: Stream, benchmark: Benchmark, device: torch.device, after: int) -> list[dict[str, Any]]:
     """One entry for each context, as in ``Record.evaluations``; ``after`` is the number of phases learned so far."""
-    if stream.test is None or benchmark.recipe.evaluation == 0:
+    if stream.test is None or benchmark.recipe.evaluation == 0 or not method.judged:
         return []
     data = stream.test.to(device)
     method.mode(training=False)
