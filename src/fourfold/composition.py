@@ -17,6 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -101,8 +102,12 @@ def check(config: DictConfig) -> None:
     NotApplicable if every name and value is right, but they do not go together.
     """
     cell = plain(config)
-    base = cell if _only_choices(config) else plain(base_configuration(choices_of(config)))
     check_tuned(config)
+    check_cell(cell, cell if _only_choices(config) else plain(base_of(config)))
+
+
+def check_cell(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """The part of ``check`` that looks at plain values; ``base`` is the cell's choices without values of the shell."""
     check_whole(cell, base)
     check_types(cell, base)
     try:
@@ -126,6 +131,11 @@ def _only_choices(config: DictConfig) -> bool:
     return all(str(override).split("=", 1)[0] in groups for override in config.hydra.overrides.task)
 
 
+def base_of(config: DictConfig) -> DictConfig:
+    """The choices of a configuration without any value from the shell."""
+    return config if _only_choices(config) and not _tuned_words(config) else base_configuration(choices_of(config))
+
+
 @lru_cache(maxsize=1024)
 def base_configuration(choices: tuple[str, ...]) -> DictConfig:
     """The same choices without any value from the shell: the source of each value's type."""
@@ -135,13 +145,16 @@ def base_configuration(choices: tuple[str, ...]) -> DictConfig:
 
 def check_tuned(config: DictConfig) -> None:
     """An optional default is dropped silently where its file is absent; a choice of the user must not be."""
-    asked = [str(o) for o in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned=", str(o))]
-    for override in asked:
+    for override in _tuned_words(config):
         name = override.split("=", 1)[1]
         folder, _, option = name.rpartition("/")
         options = GlobalHydra.instance().config_loader().get_group_options(f"tuned/{folder}".rstrip("/"))
         if option not in options:
             raise Refused(f"tuned={name}: no such tuned values; {folder or 'tuned'} has {', '.join(options) or 'none'}")
+
+
+def _tuned_words(config: DictConfig) -> list[str]:
+    return [str(word) for word in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned=", str(word))]
 
 
 def check_whole(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
@@ -179,6 +192,18 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
 
 def _merge(node_type: type, values: Mapping[str, Any], path: str) -> None:
+    """Raises Refused for a key that the type does not have, or whose value it does not take."""
+    for key, value in values.items():
+        known = (node_type, key, json.dumps(value, default=str))
+        if known not in _fitting:  # most values of a sweep are those of the cell before
+            _merge_one(node_type, {key: value}, path)
+            _fitting.add(known)
+
+
+_fitting: set[tuple[type, str, str]] = set()
+
+
+def _merge_one(node_type: type, values: Mapping[str, Any], path: str) -> None:
     try:
         OmegaConf.merge(OmegaConf.structured(node_type), values)
     except OmegaConfBaseException as error:
@@ -286,8 +311,14 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
 
 def options(group: str) -> list[str]:
     """The choices of a config group, without the shared parts (their names begin with an underscore)."""
-    names = GlobalHydra.instance().config_loader().get_group_options(group)
-    return sorted(name for name in names if not name.startswith("_"))
+    return list(_options(GlobalHydra.instance().config_loader().repository, group))  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=256)
+def _options(repository: Any, group: str) -> tuple[str, ...]:
+    """By repository, since another one may look elsewhere."""
+    names = repository.get_group_options(group, ObjectType.CONFIG)
+    return tuple(sorted(name for name in names if not name.startswith("_")))
 
 
 def search_also(loader: ConfigLoader, words: Iterable[str]) -> None:
@@ -381,6 +412,9 @@ def one_line(error: Exception, overrides: list[str]) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = sorted(option for option in error.options if not option.startswith("_"))
         return f"{group}={name}: no such {group}; choose one of {', '.join(choices)}{nearest(name, choices)}"
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        empty = (word for word in overrides if re.fullmatch(r"[\w/]+=(null|[\d.]+|true|false)", word, re.IGNORECASE))
+        return f"{next(empty, 'a group')}: a choice is a name"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value ({str(error).splitlines()[0]})"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from hydra.core.override_parser.types import Glob, Override
+from omegaconf import DictConfig
 
-from fourfold import composition
 from fourfold.errors import NotApplicable, Refused
+from fourfold.launch.compose import Composed
 
 if TYPE_CHECKING:
     from fourfold.launch.suites import Row
@@ -36,7 +33,7 @@ class Combination:
 
 @dataclass
 class PlannedCell:
-    """One cell of a sweep. ``config`` has Hydra's node, ``cell`` is the plain rest; ``folder`` is absolute.
+    """One cell of a sweep: plain and resolved, and as Hydra composed it; ``folder`` is absolute.
 
     ``rows``: the labels of all rows of suites that ask for it.
     ``before`` is the signature (see ``ending``) of the record that was there when the sweep was planned.
@@ -44,11 +41,14 @@ class PlannedCell:
 
     index: int
     overrides: list[str]
-    config: DictConfig
-    cell: dict[str, Any]
+    composed: Composed
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     before: tuple[int, int] | None = None
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        return self.composed.cell
 
     @property
     def name(self) -> str:
@@ -76,12 +76,17 @@ def combinations(words: Sequence[str], row: "Row | None", loader: ConfigLoader) 
     parser = OverridesParser.create(config_loader=loader)
     parsed = parser.parse_overrides(list(words) if row is None else words_of(row, words))
     refuse_swept_controls(parsed)
+    for word in parsed:
+        if isinstance(word.value(), Glob) and not list(word.sweep_string_iterator()):
+            known = loader.get_group_options(word.key_or_group)
+            what = f"{word.key_or_group} has {', '.join(known)}" if known else f"{word.key_or_group} is no group"
+            raise Refused(f"{word.input_line}: matches nothing; {what}")
     return [Combination(list(one), row) for batch in BasicSweeper.split_arguments(parsed, None) for one in batch]
 
 
 def plan(
     combinations: Iterable[Combination],
-    compose: Callable[[list[str]], DictConfig],
+    compose: Callable[[Sequence[str]], Composed],
     skip: bool,
     lacking: Callable[[dict[str, Any]], str | None] = lambda cell: None,
 ) -> Plan:
@@ -97,7 +102,7 @@ def plan(
             found.not_applicable.append((one, f"awaits {row.awaits}"))
             continue
         try:
-            config = compose(one.overrides)
+            composed = compose(one.overrides)
         except NotApplicable as error:
             if not skip:
                 raise NotApplicable(_in_cell(error, one)) from error
@@ -106,19 +111,18 @@ def plan(
         except Refused as error:
             raise Refused(_in_cell(error, one)) from error
         if row is not None:
-            config.suite = row.label()
-        cell = composition.plain(config)
-        why = None if row is None else lacking(cell)
+            composed.cell["suite"] = row.label()
+        why = None if row is None else lacking(composed.cell)
         if why is not None:
             found.not_applicable.append((one, why))
             continue
-        folder = Path(os.path.abspath(os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
+        folder = Path(os.path.abspath(os.path.join(composed.hydra.sweep.dir, composed.subdir)))
         labels = [] if row is None else [row.label()]
         if folder in planned:
             planned[folder].rows += [label for label in labels if label not in planned[folder].rows]
             found.duplicates += 1
             continue
-        planned[folder] = PlannedCell(len(planned), one.overrides, config, cell, folder, labels)
+        planned[folder] = PlannedCell(len(planned), one.overrides, composed, folder, labels)
     found.cells = list(planned.values())
     return found
 
@@ -137,30 +141,11 @@ def refuse_swept_controls(words: Iterable[Override]) -> None:
             raise Refused(f"{word.input_line}: {key} holds for the whole sweep; give it one value")
 
 
-def composer(loader: ConfigLoader, master: DictConfig) -> Callable[[list[str]], DictConfig]:
-    """How a cell of this sweep is composed: once, checked, with the sweep's own folder already fixed."""
-    sweep_dir = os.path.abspath(master.hydra.sweep.dir)
-
-    def compose(overrides: list[str]) -> DictConfig:
-        try:
-            config = loader.load_sweep_config(master, overrides)
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise Refused(composition.one_line(error, overrides)) from error
-        with open_dict(config.hydra.sweep):
-            config.hydra.sweep.dir = sweep_dir
-        composition.check(config)
-        return config
-
-    return compose
-
-
 def frozen(planned: PlannedCell) -> DictConfig:
     """The configuration of a cell as its job gets it: every value resolved, every path fixed."""
-    config = OmegaConf.create(planned.cell)
-    with open_dict(config):
-        config.hydra = planned.config.hydra
-        config.hydra.sweep.subdir = os.path.relpath(planned.folder, planned.config.hydra.sweep.dir)
-    return config
+    parser = OverridesParser.create()
+    subdir = os.path.relpath(planned.folder, planned.composed.hydra.sweep.dir)
+    return planned.composed.frozen(parser.parse_overrides(planned.overrides), subdir)
 
 
 def refusal_table(found: Plan) -> list[str]:

@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -93,6 +94,7 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
 def _lighter_hydra(words: Sequence[str]) -> Iterator[None]:
     """Spares Hydra two pieces of work that come to nothing here, a quarter of the time of --help and of a refusal.
 
+    And lets no list of choices (--help, completion, globs) show the parts that members share, as _device.
     It composes once more only to see whether hydra.mode is set, which our configuration leaves to -m, and for
     --help it lists all groups twice, and those that --help does not show: its own, and a folder for every
     tuned combination.
@@ -105,6 +107,11 @@ def _lighter_hydra(words: Sequence[str]) -> Iterator[None]:
             listed[parent] = list_groups(self, parent)
         return listed[parent]
 
+    def choices(self: ConfigLoaderImpl, *arguments: Any, **named: Any) -> list[str]:
+        return [name for name in get_options(self, *arguments, **named) if not name.startswith("_")]
+
+    get_options = ConfigLoaderImpl.get_group_options
+    ConfigLoaderImpl.get_group_options = choices  # type: ignore[method-assign]
     Hydra.list_all_config_groups = list_once  # type: ignore[method-assign]
     if not any("hydra.mode" in word or word.startswith("--config") for word in words):
         Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
@@ -112,6 +119,7 @@ def _lighter_hydra(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode, Hydra.list_all_config_groups = get_mode, list_groups  # type: ignore[method-assign]
+        ConfigLoaderImpl.get_group_options = get_options  # type: ignore[method-assign]
 
 
 def one_value_sweeps(overrides: Sequence[str], all_members: bool = False) -> list[str]:
@@ -170,7 +178,7 @@ def _translated(error: Exception, words: list[str]) -> tuple[str, int]:
             return str(cause), exit_code([cause.state])
         cause = cause.__cause__ or cause.__context__  # OmegaConf hides what a resolver raised
     refused = exit_code([Refused.state])
-    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or "Config group override" in str(error):
         return _one_line(error, words), refused
     if isinstance(error, OSError):
         return f"{error.filename or 'the output folder'}: cannot be used: {error.strerror or error}", refused

@@ -30,6 +30,7 @@ class FourfoldSweeper(BasicSweeper):
     def _sweep_cells(self, task: Any, arguments: list[str]) -> list[list[JobReturn]]:
         from fourfold import composition
         from fourfold.launch import capacity, cells, suites, sweep
+        from fourfold.launch.compose import Composer
         from fourfold.launch.through import launch_through
 
         assert self.config is not None
@@ -43,7 +44,7 @@ class FourfoldSweeper(BasicSweeper):
         rows: list[suites.Row | None] = [*suites.chosen_rows(task.suite, loader)] if task.suite else [None]
         plan = cells.plan(
             [one for row in rows for one in cells.combinations(words, row, loader)],
-            cells.composer(loader, config),
+            Composer(loader, config),
             skip=config.get("invalid") != "error",
             lacking=lambda cell: capacity.lacking(cell, here=isinstance(launcher, LocalLauncher)),
         )
