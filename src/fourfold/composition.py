@@ -21,9 +21,10 @@ from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from fourfold import compatibility, schema
+from fourfold.checks import check_types, check_whole, flatten
 from fourfold.errors import NotApplicable, Refused, nearest
 from fourfold.hardware.requests import check_request
 from fourfold.recipe import resolve, will_be_accelerator
@@ -155,112 +156,6 @@ def check_tuned(config: DictConfig) -> None:
 
 def _tuned_words(config: DictConfig) -> list[str]:
     return [str(word) for word in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned=", str(word))]
-
-
-def check_whole(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Nothing was taken away (~key) that the choices bring."""
-    there = set(_flatten(cell))
-    gone = next((key for key in _flatten(base) if key not in there), None)
-    if gone is not None:
-        raise Refused(f"{gone}: cannot be left out")
-
-
-def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Every value has the type of its schema or of its default, and lies within its range or choices."""
-    top = {key: value for key, value in cell.items() if key != "hydra"}
-    _merge(schema.Cell, top, "")
-    for path, node_type in schema.COMMON.items():
-        node = _select(cell, path)
-        if node is None:
-            continue
-        names = node_type.__dataclass_fields__  # type: ignore[attr-defined]
-        _merge(node_type, {key: value for key, value in node.items() if key in names}, path)
-    for path in ("benchmark.model", "benchmark.data", "setting", "method", "method.rule"):
-        if _select(cell, path):
-            _check_own(_select(cell, path), _select(base, path) or {}, path)
-    for key, choices in schema.CHOICES.items():
-        value = _select(cell, key)
-        if value not in choices:
-            raise Refused(f"{key}={value}: choose one of {', '.join(choices)}{nearest(str(value), choices)}")
-    for key, (low, high) in schema.RANGES.items():
-        value = _select(cell, key)
-        if value is not None and not low <= value <= high:
-            raise Refused(f"{key}={value}: must be between {low:g} and {high:g}")
-    batch = cell["batch"]
-    if batch != "default" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-        raise Refused(f"batch={batch}: must be default or a whole number above 0")
-
-
-def _merge(node_type: type, values: Mapping[str, Any], path: str) -> None:
-    """Raises Refused for a key that the type does not have, or whose value it does not take."""
-    for key, value in values.items():
-        known = (node_type, key, json.dumps(value, default=str))
-        if known not in _fitting:  # most values of a sweep are those of the cell before
-            _merge_one(node_type, {key: value}, path)
-            _fitting.add(known)
-
-
-_fitting: set[tuple[type, str, str]] = set()
-
-
-def _merge_one(node_type: type, values: Mapping[str, Any], path: str) -> None:
-    try:
-        OmegaConf.merge(OmegaConf.structured(node_type), values)
-    except OmegaConfBaseException as error:
-        key = ".".join(part for part in (path, error.full_key or "") if part)
-        reason = str(error).splitlines()[0].rstrip(".")
-        if isinstance(error, ConfigKeyError):
-            reason = "no such key"
-        raise Refused(f"{key}={_select({'': values}, '.' + (error.full_key or ''))}: {reason}") from error
-
-
-def _check_own(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> None:
-    """The keys that belong to one member: type from its default, range or choices from its ``limits``."""
-    limits = node.get("limits") or {}
-    common = getattr(schema.COMMON.get(path), "__dataclass_fields__", {})
-    for key, value in node.items():
-        if (key in common and key not in limits) or key in ("limits", "sizes", "pretrained", "_target_", "rule"):
-            continue
-        problem = _type_problem(value, base.get(key), limits.get(key))
-        if problem:
-            raise Refused(f"{path}.{key}={_shown(value)}: {problem}")
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
-
-
-def _type_problem(value: Any, default: Any, limit: Any) -> str | None:
-    if limit == "any":
-        return None
-    if value is None:
-        return None if default is None else f"must be {_type_name(default)}"
-    if limit and isinstance(limit[0], list):
-        bad = value if not isinstance(value, list) else next((item for item in value if item not in limit[0]), None)
-        return None if bad is None else f"must be a list of {', '.join(map(str, limit[0]))}"
-    if limit and all(isinstance(item, str) for item in limit):
-        return None if value in limit else f"choose one of {', '.join(limit)}{nearest(str(value), limit)}"
-    if limit:
-        whole = isinstance(limit[0], int) and not isinstance(default, float)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            return f"must be {'a whole number' if whole else 'a number'}"
-        if not limit[0] <= value <= limit[1]:
-            return f"must be between {limit[0]:g} and {limit[1]:g}"
-        return None
-    if default is None:
-        return None
-    accepted: Any = (int, float) if isinstance(default, float) else type(default)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(default, bool)):
-        return f"must be {_type_name(default)}"
-    if isinstance(default, list) and default:
-        bad = next((item for item in value if _type_problem(item, default[0], None)), None)
-        return None if bad is None else f"{bad} must be {_type_name(default[0])}"
-    return None
-
-
-def _type_name(default: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", list: "a list"}
-    return names.get(type(default), "a group of values")
 
 
 def check_applicability(cell: Mapping[str, Any]) -> None:
@@ -458,23 +353,6 @@ def _keys_near(overrides: list[str]) -> list[str]:
     groups = set(_groups())
     chosen = tuple(o for o in overrides if o.split("=", 1)[0] in groups and "," not in o)
     try:
-        return list(_flatten(plain(base_configuration(chosen))))
+        return list(flatten(plain(base_configuration(chosen))))
     except Exception:
         return []
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in node.items():
-        if key != "_target_":
-            yield prefix + str(key)
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-
-
-def _select(node: Mapping[str, Any], path: str) -> Any:
-    value: Any = node
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
