@@ -26,7 +26,11 @@ KINDS = (
 PAIRS = [(method, setting) for method in names("method") for setting in KINDS if applies(method, setting)]
 FIRST = dict(reversed(PAIRS))
 # Values that keep a method short here.
-SHORT: dict[str, dict[str, Any]] = {"gdumb": {"passes": 2, "memory": 40}, "gss": {"memory": 60}}
+SHORT: dict[str, dict[str, Any]] = {
+    "gdumb": {"passes": 2, "memory": 40},
+    "gss": {"memory": 60},
+    "cn_dpm": {"memory": 20, "sleep_steps": 3},
+}
 
 
 def bench(method: str, setting: str, **values: Any) -> Bench:

@@ -1,5 +1,7 @@
 """What a network computes before its last layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,15 +16,22 @@ def last_layer(network: nn.Module) -> nn.Linear:
     return found[-1]
 
 
-def features(network: nn.Module, inputs: Any) -> Tensor:
-    """The input of the last layer, [batch, features]."""
+@contextmanager
+def caught_features(network: nn.Module) -> Iterator[list[Tensor]]:
+    """The input of the last layer, [batch, features], of each forward pass made inside, graph included."""
     caught: list[Tensor] = []
-    hook = last_layer(network).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    hook = last_layer(network).register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1)))
     try:
-        network(inputs)
+        yield caught
     finally:
         hook.remove()
-    return caught[-1].flatten(1)
+
+
+def features(network: nn.Module, inputs: Any) -> Tensor:
+    """The input of the last layer, [batch, features]."""
+    with caught_features(network) as caught:
+        network(inputs)
+    return caught[-1]
 
 
 @torch.no_grad()

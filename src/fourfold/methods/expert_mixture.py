@@ -1,0 +1,181 @@
+"""CN-DPM: a mixture of experts that grows when nothing in it explains what comes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.errors import Refused
+from fourfold.experience import Run
+from fourfold.methods.generative import VariationalAutoencoder
+from fourfold.methods.interface import Method
+from fourfold.randomness import seed_of
+from fourfold.settings.stream import Observation, View
+
+
+class Expert(nn.Module):
+    """p(x, y | expert) = p(x) p(y | x): a variational autoencoder and a classifier of their own."""
+
+    def __init__(self, shape: Sequence[int], hidden: Sequence[int], latent: int, outputs: int) -> None:
+        super().__init__()
+        self.generator = VariationalAutoencoder(shape, hidden, latent)
+        sizes = [math.prod(shape), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for into, out in pairwise(sizes):
+            layers += [nn.Linear(into, out), nn.ReLU()]
+        self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+    def log_inputs(self, inputs: Tensor) -> Tensor:
+        """A lower bound of log p(x), at the mean code: [batch]."""
+        return -self.generator.loss(inputs, inputs.new_zeros(len(inputs), self.generator.latent))
+
+    def log_outputs(self, inputs: Tensor) -> Tensor:
+        """log p(y | x): [batch, outputs]."""
+        return self.classifier(inputs).log_softmax(1)
+
+
+class CNDPM(Method):
+    """Continual neural Dirichlet process mixture (Lee, Ha, Zhang & Kim 2020), without lateral connections.
+
+    A sample (x, y) belongs to the expert with the largest log N_k + log p(x|k) + log p(y|x, k), N_k the samples that
+    it has, or to none of them if that is below ``log_alpha``. What belongs to none waits in a memory; when that is
+    full, a new expert learns it in ``sleep_steps`` steps. Experts learn what belongs to them as it comes. A prediction
+    is log sum_k N_k p(x|k) p(y|x, k). Until the first expert there is, all outputs score alike. Inputs in [0, 1].
+    """
+
+    def __init__(
+        self,
+        memory: int,
+        log_alpha: float,
+        sleep_steps: int,
+        sleep_batch: int,
+        hidden: list[int],
+        latent: int,
+        learning_rate: float,
+        clip: float,
+    ) -> None:
+        self.memory_size = memory
+        self.log_alpha = log_alpha
+        self.sleep_steps, self.sleep_batch = sleep_steps, sleep_batch
+        self.hidden, self.latent = hidden, latent
+        self.rate, self.clip = learning_rate, clip
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+        if benchmark.sets is None or not isinstance(benchmark.sets.shape, tuple):
+            raise Refused(f"method: {benchmark.name} has no inputs of one shape that an expert could explain")
+        self.run, self.view, self.shape = run, view, benchmark.sets.shape
+        self.device = run.engine.device
+        self.network = nn.ModuleList()
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.numbers: list[int] = []  # samples of each expert
+        self.waiting: dict[str, Tensor] = {}
+        self.noise = run.generator("noise")
+        told = {"task_labels_train", "task_labels_test"} <= view.grants
+        self.task_outputs = view.task_outputs if told else None
+
+    def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        inputs, targets = observation.inputs, observation.targets
+        owner = self.owners(inputs, targets)
+        losses = []
+        for number in owner.unique().tolist():
+            own = owner == number
+            if number < 0:
+                self._wait(inputs[own], targets[own])
+            else:
+                losses.append(self._learn(number, inputs[own], targets[own]))
+                self.numbers[number] += int(own.sum())
+        if len(self.waiting.get("targets", ())) >= self.memory_size:
+            with self.run.meter.phase("sleep"):
+                self._sleep()
+        return torch.stack(losses).mean() if losses else None
+
+    @torch.no_grad()
+    def owners(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The expert that each sample belongs to, -1 for none: [batch]."""
+        if not len(self.network):
+            return torch.full((len(targets),), -1, device=self.device)
+        joint = [
+            math.log(count) + expert.log_inputs(inputs) + expert.log_outputs(inputs).gather(1, targets[:, None])[:, 0]
+            for expert, count in self._experts()
+        ]
+        best, owner = torch.stack(joint).max(0)
+        return owner.masked_fill(best < self.log_alpha, -1)
+
+    def predict(self, observation: Observation) -> Tensor:
+        inputs = observation.inputs
+        if not len(self.network):
+            return torch.zeros(len(inputs), self.view.outputs, device=self.device)
+        parts = [
+            math.log(count) + expert.log_inputs(inputs)[:, None] + expert.log_outputs(inputs)
+            for expert, count in self._experts()
+        ]
+        scores = torch.stack(parts).logsumexp(0).clamp(min=-1e8)
+        return scores if self.task_outputs is None else scores.masked_fill(~self.task_outputs[observation.task], -1e9)
+
+    def _experts(self) -> list[tuple[Expert, int]]:
+        return [(expert, count) for expert, count in zip(self.network, self.numbers, strict=True)]  # type: ignore[misc]
+
+    def _wait(self, inputs: Tensor, targets: Tensor) -> None:
+        for name, values in (("inputs", inputs), ("targets", targets)):
+            before = self.waiting.get(name)
+            self.waiting[name] = values.clone() if before is None else torch.cat([before, values])
+
+    def _sleep(self) -> None:
+        """A new expert learns what waited."""
+        inputs, targets = self.waiting["inputs"], self.waiting["targets"]
+        number = self._grow()
+        for _ in range(self.sleep_steps):
+            rows = torch.randint(len(targets), (self.sleep_batch,), generator=self.noise).to(self.device)
+            self._learn(number, inputs[rows], targets[rows])
+        self.numbers[number] = len(targets)
+        self.waiting = {}
+
+    def _grow(self) -> int:
+        number = len(self.network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.run.seed, "expert", number))
+            expert = Expert(self.shape, self.hidden, self.latent, self.view.outputs)
+        self.network.append(expert.to(self.device))
+        self.optimizers.append(torch.optim.Adam(self.network[number].parameters(), lr=self.rate))
+        self.numbers.append(1)
+        return number
+
+    def _learn(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step of an expert; the mean of -log p(x, y)'s bound before it."""
+        expert, optimizer = self.network[number], self.optimizers[number]
+        assert isinstance(expert, Expert)
+        noise = torch.randn(len(targets), self.latent, generator=self.noise).to(self.device)
+        explained = expert.generator.loss(inputs, noise).mean()
+        loss = explained + F.cross_entropy(expert.classifier(inputs), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(expert.parameters(), self.clip)
+        optimizer.step()
+        return loss.detach()
+
+    def mode(self, training: bool) -> None:
+        self.network.train(training)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": {str(k): optimizer.state_dict() for k, optimizer in enumerate(self.optimizers)},
+            "numbers": list(self.numbers),
+            "waiting": dict(self.waiting),
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network, self.optimizers, self.numbers = nn.ModuleList(), [], []
+        for number in range(len(state["numbers"])):
+            self._grow()
+            self.optimizers[number].load_state_dict(state["optimizers"][str(number)])
+        self.network.load_state_dict(state["network"])
+        self.numbers = list(state["numbers"])
+        self.waiting = dict(state["waiting"])
+        self.noise.set_state(state["noise"])
