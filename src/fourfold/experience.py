@@ -10,6 +10,7 @@ from tqdm import tqdm
 from fourfold import randomness
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.data.tensors import Batch
+from fourfold.data.workers import prepared
 from fourfold.errors import Failed
 from fourfold.hardware.engine import Engine
 from fourfold.keeper import Keeper, Place
@@ -135,21 +136,34 @@ class Experience:
         if self._data is None:
             while True:
                 yield Step(Batch(None, None), None, 0.0, 0)
-        draw = self._phase.draw or batches
-        rank, world = self._run.engine.rank, self._run.engine.world
-        for indices, contexts in draw(self._phase, self._run.recipe.batch * world, self._run.seed, place.batch):
-            place.batch += 1
-            if len(indices) < world:
-                continue  # a rank without samples would leave the others waiting for its gradient
-            step = self._step(indices[rank::world], contexts[rank::world], "task_labels_train")
-            if world > 1:  # the rate of a cell is that of all its devices
-                step.units *= len(indices) / len(indices[rank::world])
+        for number, indices, contexts, of_all, batch in self._batches(place.batch):
+            place.batch = number + 1
+            step = self._step(indices, contexts, "task_labels_train", batch)
+            if of_all != len(indices):  # the rate of a cell is that of all its devices
+                step.units *= of_all / len(indices)
             yield step
 
-    def _step(self, indices: Tensor, contexts: Tensor, fact: str) -> Step:
+    def _batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor, int, Batch | None]]:
+        """From batch number ``first`` on: its number, this rank's indices and contexts, the samples of all ranks, and
+        the batch where processes prepare it."""
+        run = self._run
+        rank, world, draw = run.engine.rank, run.engine.world, self._phase.draw or batches
+        drawn = draw(self._phase, run.recipe.batch * world, run.seed, first)
+        # A rank without samples would leave the others waiting for its gradient.
+        whole = ((number, *part) for number, part in enumerate(drawn, first) if len(part[0]) >= world)
+        own = ((number, i[rank::world], c[rank::world], len(i)) for number, i, c in whole)
+        if run.recipe.workers == 0:
+            yield from ((*one, None) for one in own)
+            return
+        assert self._stream.train is not None
+        for one, batch in prepared(self._stream.train, own, run.recipe.workers, run.engine.device):
+            yield (*one, batch)
+
+    def _step(self, indices: Tensor, contexts: Tensor, fact: str, batch: Batch | None = None) -> Step:
         assert self._data is not None
         device = self._run.engine.device
-        batch = self._data.batch(indices.to(device, non_blocking=True))
+        if batch is None:
+            batch = self._data.batch(indices.to(device, non_blocking=True))
         context = int(contexts[0])
         task = (
             contexts.to(device, non_blocking=True) if self._relabel is not None or fact in self._stream.grants else None

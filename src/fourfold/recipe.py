@@ -35,6 +35,7 @@ class Recipe:
     data: dict[str, Any]
     weights: str = "seeded"
     weights_precision: str = "fp32"
+    workers: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +84,7 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
         data=_parameters(benchmark["data"], recipe["data"], None),
         weights=_weights(cell, size),
         weights_precision=cell["weights_precision"],
+        workers=recipe["workers"] if cell["workers"] == "default" else int(cell["workers"]),
     )
 
 

@@ -142,6 +142,7 @@ class Method:
 class Recipe:
     batch: int
     precision: str
+    workers: int
     evaluation: int | None
     until: dict[str, Any]
     optimizer: dict[str, Any]
@@ -175,6 +176,7 @@ class Cell:
     seed: int
     size: str
     batch: Any
+    workers: Any
     precision: str
     weights: str
     weights_precision: str

@@ -8,7 +8,8 @@ import torch.multiprocessing as multiprocessing
 
 from fourfold.benchmarks import libraries
 from fourfold.benchmarks.communication import largest_of_all
-from fourfold.benchmarks.loading import Jpegs, encoded
+from fourfold.benchmarks.loading import Jpegs
+from fourfold.data.jpegs import encoded
 from fourfold.errors import Unavailable
 
 
@@ -47,12 +48,12 @@ def test_two_ranks_end_with_the_largest_values(tmp_path: Path):
 
 
 def test_decoded_pictures_are_crops_of_the_size_asked_for():
-    pictures = Jpegs(encoded(2, 32, seed=0), size=16)
+    pictures = Jpegs(list(encoded(2, 2, 32, seed=0)), size=16)
     first = pictures[0]
     assert first.shape == (3, 16, 16)
     assert first.dtype == torch.uint8
     assert first.float().std() > 1
-    assert encoded(1, 32, seed=0)[0] == pictures.files[0]
+    assert next(encoded(1, 2, 32, seed=0)) == pictures.files[0]
 
 
 def test_a_missing_library_is_told_in_one_line_with_the_remedy():
