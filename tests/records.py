@@ -64,7 +64,7 @@ def make_record(
             "stopped_by": "steps",
             "seconds": {"setup": 1.0, "learn": 2.5, "evaluate": 0.5, "first_step": 0.3},
             "cpu_seconds": 3.5,
-            "memory": {"device_peak": None, "host_peak": 512 * 2**20},
+            "memory": {"allocated_peak": None, "device_peak": None, "host_peak": 512 * 2**20},
         },
     }
     return Record(**{**defaults, **fields})

@@ -25,7 +25,10 @@ def test_a_cell_learns_and_leaves_a_record_that_says_everything(run: Run) -> Non
     assert read(record.folder) == record.__class__(**{k: v for k, v in vars(record).items() if k != "folder"})
     series = read_series(record.folder)
     steps = record.measurements["steps"]
-    assert {len(values) for values in series.values()} == {steps}
+    assert {len(values) for name, values in series.items() if not name.startswith("monitor.")} == {steps}
+    assert {"input_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds"} <= series.keys()
+    assert record.measurements["gradients_zeroed"] is True
+    assert record.measurements["fingerprint"] == pytest.approx(series["loss"][:10].tolist())
     assert series["loss"][-10:].mean() < series["loss"][:10].mean()
     assert series["step_units"].sum() == record.measurements["units"]
     assert (series["step_seconds"] > 0).all()

@@ -71,6 +71,7 @@ class Run:
         self.meter = Meter(engine.device, benchmark.unit)
         self.watch = Stopwatch("setup", "learn", "evaluate")
         self.keeper = Keeper()
+        engine.phase = self.meter.phase
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
@@ -116,7 +117,8 @@ class Experience:
         source = self._steps(place)
         run.meter.start()
         while not run.until.over(place.step, run.meter):
-            step = next(source, None)
+            with run.meter.phase("input"):
+                step = next(source, None)
             if step is None:
                 run.until.reason = "data"
                 break

@@ -18,12 +18,16 @@ from fourfold.composition import cell_name
 from fourfold.environment import environment
 from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
 from fourfold.experience import Experience, Run
-from fourfold.hardware.device import acquire
+from fourfold.hardware.device import Device, acquire
 from fourfold.hardware.engine import Engine, rank
 from fourfold.keeper import BEFORE_ALL, FileKeeper
 from fourfold.measure import memory
+from fourfold.measure.monitor import Monitor, open_monitor
+from fourfold.measure.startup import compile_seconds, process_seconds
 from fourfold.measure.until import Until
+from fourfold.measure.work import GradientWatch
 from fourfold.methods import interface as methods
+from fourfold.metrics.verification import fingerprint
 from fourfold.randomness import seed_of
 from fourfold.recipe import resolve
 from fourfold.record import Record
@@ -67,7 +71,7 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
 
 def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:
     """The cell itself, from device to last evaluation. Fills the record and the series as facts become known."""
-    begun = time.perf_counter()
+    begun, process = time.perf_counter(), process_seconds()
     torch.manual_seed(seed_of(cell["seed"], "global"))
 
     device = acquire(cell["hardware"])
@@ -76,6 +80,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     record.recipe = recipe.as_dict()
     engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"], recipe.weights_precision)
     memory.reset(engine.device)
+    monitor = watch(cell, device, engine)
 
     benchmark = benchmarks.build(cell, recipe)
     stream = streams.build(cell["setting"], benchmark, cell["seed"])
@@ -91,14 +96,21 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     if keeps(cell, run, method):
         run.keeper = FileKeeper(folder, cell, method, run, record)
         if not run.keeper.resume():
+            monitor.close()
             live(cell, folder, record, series)
             return
+    watched = GradientWatch()
+    monitor.begin(run.meter.zero)
     try:
         with run.keeper:
             learn_and_judge(method, stream, run, record)
     finally:
+        monitor.close()
+        watched.close()
         run.bar.close()
-        series.update(run.meter.series() | method.series())
+        series.update(run.meter.series() | method.series() | monitor.series())
+        first_step = float(series["step_seconds"][0]) if run.meter.steps else None
+        around = {"process": process, "compile": compile_seconds(), "first_step": first_step}
         if isinstance(rule, Watched):
             series.update(rule.series())
         network = getattr(method, "network", None)
@@ -110,13 +122,18 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "bytes": _bytes_of(method),
             "trained_parameters": None if network is None else parameter_count(network, trained=True),
             "stopped_by": until.reason,
-            "seconds": {**run.watch.read(), **run.meter.phase_seconds()},
+            "seconds": {**run.watch.read(), **run.meter.phase_seconds(), **around},
             "cpu_seconds": run.keeper.cpu_seconds(),
-            "memory": memory.peaks(engine.device),
+            "memory": memory.peaks(engine.device, monitor.most_memory()),
+            "monitor": monitor.as_dict(),
+            "gradients_zeroed": watched.zeroed(),
+            "fingerprint": fingerprint(series["loss"]),
             "contexts": stream.describe(),
         }
     if counts_flops(cell, recipe.scale, device.accelerator):
         record.measurements["flops"] = tracing.work(cell, recipe, benchmark, stream)
+    if record.measurements["gradients_zeroed"] is False:
+        raise Failed("gradients of one update were still there at the next: this is not training", reason="work")
     losses = series["loss"] = engine.mean_over_ranks(series["loss"])
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
@@ -177,6 +194,20 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The names of a cell's members, and its seed."""
     names = {axis: cell[axis]["name"] for axis in compatibility.AXES}
     return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
+
+
+def watch(cell: Mapping[str, Any], device: Device, engine: Engine) -> Monitor:
+    """The monitor of the devices of this node, for the process that writes the record; it has seen them idle."""
+    asked = cell["measure"]
+    if asked["period"] is None or engine.rank != 0 or device.stand_in or cell["hardware"]["nodes"] > 1:
+        return Monitor([], {}, 1.0)
+    identities = []
+    if device.accelerator:
+        module = torch.get_device_module(device.kind)
+        identities = [str(getattr(module.get_device_properties(i), "uuid", "")) for i in range(device.count)]
+    monitor = open_monitor(device.backend, identities, asked["period"])
+    monitor.watch_idle(asked["idle"])
+    return monitor
 
 
 def counts_flops(cell: Mapping[str, Any], scale: str, accelerator: bool) -> bool:

@@ -46,6 +46,10 @@ class Tracking:
 @dataclass
 class Measure:
     flops: str
+    period: float | None
+    idle: float
+    carbon: float | None
+    price: float | None
 
 
 @dataclass
@@ -253,6 +257,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.learning_rate": (0.0, 1e6),
     "optimizer.momentum": (0.0, 1.0),
     "optimizer.weight_decay": (0.0, 1e6),
+    "measure.period": (0.01, 3600.0),
+    "measure.idle": (0.0, 60.0),
+    "measure.carbon": (0.0, 1e6),
+    "measure.price": (0.0, 1e6),
     "hardware.devices": (1, 1024),
     "hardware.nodes": (1, 100_000),
 }

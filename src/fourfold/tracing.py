@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.data.tensors import Batch
 from fourfold.experience import Experience, Run, Step
-from fourfold.hardware.engine import make_optimizer
+from fourfold.hardware.engine import make_optimizer, unmarked
 from fourfold.measure.flops import OperatorTrace, StepTrace
 from fourfold.measure.until import Until
 from fourfold.methods import interface as methods
@@ -40,6 +40,7 @@ class NoEngine:
     def __init__(self, device: str, precision: str) -> None:
         self.device = torch.device(device)
         self.precision = precision
+        self.phase: Callable[[str], AbstractContextManager[Any]] = unmarked
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext()

@@ -50,7 +50,7 @@ def test_figures_of_a_cell() -> None:
     assert found["total_seconds"] == 60
     assert found["learn_seconds"] == 2.5
     assert found["host_peak_bytes"] == 512 * 2**20
-    assert "device_peak_bytes" not in found
+    assert "allocated_peak_bytes" not in found
     assert not any(name.endswith("_masked") for name in found)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
 

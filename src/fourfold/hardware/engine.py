@@ -15,6 +15,11 @@ from fourfold.hardware.device import Device
 from fourfold.hardware.strategies import FABRIC_PRECISION, precision_plugin, strategy_of
 
 
+def unmarked(name: str) -> AbstractContextManager[Any]:
+    """A phase that nobody measures."""
+    return nullcontext()
+
+
 class Engine:
     """What a method trains with: where tensors live, how a loss goes backward, how an optimizer steps."""
 
@@ -42,6 +47,7 @@ class Engine:
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
         self.plain = self.world == 1 and FABRIC_PRECISION[precision] == "32-true"
         device.vendor.set_precision(precision)
+        self.phase: Callable[[str], AbstractContextManager[Any]] = unmarked  # the meter's, once there is one
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass and its loss."""
@@ -49,10 +55,11 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of the loss to ``.grad``; with fp16, of the scaled loss."""
-        if self.plain:
-            loss.backward()
-        else:
-            self.fabric.backward(loss)
+        with self.phase("backward"):
+            if self.plain:
+                loss.backward()
+            else:
+                self.fabric.backward(loss)
 
     def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         """Adds a gradient that did not come through ``backward``; scaled as the others are where fp16 scales them."""

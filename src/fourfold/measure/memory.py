@@ -1,4 +1,4 @@
-"""Peak memory, by the device's allocator and by the operating system."""
+"""Peak memory: by the device's allocator, by the device itself, and by the operating system."""
 
 import resource
 import sys
@@ -12,8 +12,18 @@ def reset(device: torch.device) -> None:
         torch.get_device_module(device.type).reset_peak_memory_stats()
 
 
-def peaks(device: torch.device) -> dict[str, int | None]:
-    """Bytes: device_peak as the allocator saw it (null on a CPU), host_peak of this process."""
+def peaks(device: torch.device, watched: float | None = None) -> dict[str, int | None]:
+    """Bytes, null where it is not told.
+
+    allocated_peak: of tensors, by torch's allocator; reserved_peak: what that took from the device for them.
+    device_peak: everything in use on the device, by its driver: the largest that the monitor ``watched``.
+    host_peak: of this process.
+    """
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    allocated = None if device.type == "cpu" else torch.get_device_module(device.type).max_memory_allocated()
-    return {"device_peak": allocated, "host_peak": host * (1 if sys.platform == "darwin" else 1024)}
+    module = None if device.type == "cpu" else torch.get_device_module(device.type)
+    return {
+        "allocated_peak": None if module is None else module.max_memory_allocated(),
+        "reserved_peak": getattr(module, "max_memory_reserved", lambda: None)(),
+        "device_peak": None if watched is None else int(watched),
+        "host_peak": host * (1 if sys.platform == "darwin" else 1024),
+    }

@@ -1,5 +1,6 @@
 """The meter: always on. It counts steps and units of work and marks their times; it reads nothing back in the loop."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from fourfold.measure.clock import Clock
 
+# Parts of a step that have a series of their own, SHARE_seconds; of other phases the sum is kept.
+SHARES = ("input", "forward", "backward", "optimizer")
 LOSS_CHUNK = 256  # losses are stacked this many at a time, so that a long run does not hold a million small tensors
 
 
@@ -19,6 +22,7 @@ class Meter:
     def __init__(self, device: torch.device, unit: str) -> None:
         self.unit = unit
         self.clock = Clock(device)
+        self.zero = time.perf_counter()
         self.steps = 0
         self.units = 0.0
         self._units: list[float] = []
@@ -26,10 +30,11 @@ class Meter:
         self._marks: list[int] = []  # the mark at the end of each step
         self._starts: list[int] = []  # the mark at the start of each step's span or step
         self._last: int | None = None
+        self._spans: list[tuple[int, float]] = []  # the first mark of each span, and the host's time then
         self._losses: list[Tensor] = []
         self._waiting: list[Tensor] = []
         self._loss_steps: list[int] = []
-        self._phases: list[tuple[str, int, int]] = []
+        self._phases: list[tuple[str, int, int, int]] = []
         self._scores: list[Tensor] = []
         self._score_steps: list[int] = []
         self._before = np.zeros(0)  # seconds of the steps that were done before an interruption
@@ -38,6 +43,7 @@ class Meter:
     def start(self) -> None:
         """Begins a span: the next tick's step starts here."""
         self._last = self.clock.mark()
+        self._spans.append((self._last, time.perf_counter() - self.zero))
 
     def stop(self) -> None:
         """Ends a span: what follows, until the next start, is not part of any step."""
@@ -66,12 +72,9 @@ class Meter:
         self._score_steps.append(self.steps)
         self._scores.append(value)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Names a part of a step, so that its share of the time is known."""
-        begin = self.clock.mark()
-        yield
-        self._phases.append((name, begin, self.clock.mark()))
+    def phase(self, name: str) -> "Phase":
+        """Names a part of a step, so that its share of the time is known: ``with meter.phase("forward"): ...``"""
+        return Phase(self, name)
 
     @contextmanager
     def excluded(self) -> Iterator[None]:
@@ -97,10 +100,16 @@ class Meter:
         return not self._losses or bool(torch.isfinite(self._losses[-1]).all())
 
     def series(self) -> dict[str, np.ndarray]:
-        """One entry a step: step_seconds, step_units, loss, context, and score if predictions were judged."""
+        """One entry a step: step_seconds, step_units, step_ended (since ``zero``), loss, context; of the shares that
+        were marked SHARE_seconds; and score if predictions were judged. Of steps before an interruption, when they
+        ended and what they were made of is nan.
+        """
+        times = self.clock.resolve()
         series = {
             "step_seconds": self.step_seconds(),
-            "step_units": np.asarray(self._units, dtype=np.float64),
+            "step_units": self.step_units(),
+            "step_ended": self._ends(times),
+            **self._shares(times),
             "loss": self.losses(),
             "context": np.asarray(self._contexts, dtype=np.int32),
         }
@@ -110,11 +119,33 @@ class Meter:
             series["score"][judged] = torch.stack(self._scores[: len(judged)]).float().cpu().numpy()
         return series
 
+    def _shares(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for name, step, begin, end in self._phases:
+            if name in SHARES and step < self.steps:
+                own = found.setdefault(f"{name}_seconds", self._blank(0.0))
+                own[step] += times[end] - times[begin]
+        return found
+
+    def _blank(self, value: float) -> np.ndarray:
+        """One entry a step: nan for those before an interruption, then ``value``."""
+        return np.concatenate([np.full(len(self._before), np.nan), np.full(len(self._marks), value)])
+
+    def _ends(self, times: np.ndarray) -> np.ndarray:
+        """When each step ended, in the host's time: that of its span's begin, and what the clock counted from there."""
+        ends = self._blank(0.0)
+        if not self._marks:
+            return ends
+        marks, began = (np.asarray(values) for values in zip(*self._spans, strict=True))
+        span = np.searchsorted(marks, self._starts, side="right") - 1
+        ends[len(self._before) :] = began[span] + times[self._marks] - times[marks[span].astype(int)]
+        return ends
+
     def phase_seconds(self) -> dict[str, float]:
         """Total seconds of each named phase."""
         times = self.clock.resolve()
         totals = dict(self._phases_before)
-        for name, begin, end in self._phases:
+        for name, _, begin, end in self._phases:
             totals[name] = totals.get(name, 0.0) + float(times[end] - times[begin])
         return totals
 
@@ -123,6 +154,10 @@ class Meter:
         times = self.clock.resolve()
         now = times[self._marks] - times[self._starts] if self._marks else np.zeros(0)
         return np.concatenate([self._before, now])
+
+    def step_units(self) -> np.ndarray:
+        """The units of each step."""
+        return np.asarray(self._units, dtype=np.float64)
 
     def state_dict(self) -> dict[str, Any]:
         """All that was counted so far, for a cell that is to go on later. Between two steps, outside the loop only."""
@@ -149,3 +184,19 @@ class Meter:
             [] if state[name] is None else list(state[name].unbind()) for name in ("losses", "waiting", "scores")
         )
         self._loss_steps, self._score_steps = state["loss_steps"].tolist(), state["score_steps"].tolist()
+
+
+class Phase:
+    """A named part of a step; a class, because a generator would cost more than what it measures."""
+
+    __slots__ = ("begin", "meter", "name")
+
+    def __init__(self, meter: Meter, name: str) -> None:
+        self.meter, self.name = meter, name
+
+    def __enter__(self) -> None:
+        self.begin = self.meter.clock.mark()
+
+    def __exit__(self, *_: object) -> None:
+        meter = self.meter
+        meter._phases.append((self.name, meter.steps, self.begin, meter.clock.mark()))

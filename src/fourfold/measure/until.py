@@ -9,7 +9,9 @@ from fourfold.errors import Failed
 from fourfold.measure.meter import Meter
 from fourfold.metrics.throughput import rate
 
-STEADY_EVERY = 50  # steps between two looks at the rate; each look waits for the device, outside the steps
+# The rate is looked at after so many steps, and again whenever there are a tenth more: each look waits for the device
+# (outside the steps), and a rule that looks too often stops too early, on a narrow interval that is luck.
+FIRST_LOOK, LOOK_AGAIN = 50, 1.1
 
 
 class Until:
@@ -29,6 +31,7 @@ class Until:
         """A new phase starts, or goes on after the seconds ``spent`` on it before."""
         self.started = time.monotonic() - spent
         self.share = share
+        self.next_look = FIRST_LOOK
         self.limit = self._limit(steps_in_a_pass)
         self.last = min(self.limit, steps_in_a_pass) if ordered else self.limit
         if self.last == math.inf and self.rule["rule"] in ("steps", "epochs"):
@@ -57,17 +60,17 @@ class Until:
         if seconds is not None and now - self.started > seconds * self.share:
             self.reason = "budget"
             return True
-        if self.rule["rule"] == "steady" and steps and steps % STEADY_EVERY == 0:
+        if self.rule["rule"] == "steady" and steps >= self.next_look:
+            self.next_look = math.ceil(steps * LOOK_AGAIN)
             return self._steady(meter)
         return False
 
     def _steady(self, meter: Meter) -> bool:
         with meter.excluded():
-            series = meter.series()
-        found = rate(series["step_seconds"], series["step_units"])
-        if found is None or found.high is None or not found.steady:
+            found = rate(meter.step_seconds(), meter.step_units())
+        if found is None or found.relative_half_width is None or not found.steady:
             return False
-        if (found.high - found.mean) / found.mean > self.rule["interval"]:
+        if found.relative_half_width > self.rule["interval"]:
             return False
         self.reason = "steady"
         return True

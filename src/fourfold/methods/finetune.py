@@ -52,7 +52,8 @@ class Finetune(Method):
             if self.outputs_before is None and "classification" in self.benchmark.facts:
                 self.outputs_before = self._scores_of_the_batch(found, observation)
             self.after_gradients()
-            optimizer.step()
+            with self.run.meter.phase("optimizer"):
+                optimizer.step()
         self.objective.after_update(self.network)
         return loss
 

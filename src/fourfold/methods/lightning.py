@@ -38,11 +38,12 @@ class LightningMethod(Method):
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with self.engine.autocast():
+        with self.engine.phase("forward"), self.engine.autocast():
             result = self.network.training_step((observation.inputs, observation.targets), self.steps)  # type: ignore[operator]
         loss = result["loss"] if isinstance(result, Mapping) else result
         self.engine.backward(loss)
-        self.optimizer.step()
+        with self.engine.phase("optimizer"):
+            self.optimizer.step()
         self.steps += 1
         return loss.detach()
 

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fourfold.metrics import alignment, continual, learning
+from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
 from fourfold.metrics.throughput import Rate, rate
+from fourfold.metrics.utilisation import devices_of, share_figures, utilisation_figures
 from fourfold.record import Record
 
 Series = Mapping[str, ArrayLike]
@@ -52,6 +54,7 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **online_figures(series or {}),
         **alignment.figures(series or {}),
         **learning.costs(record.measurements),
+        **energy_figures(record.measurements, record.config.get("measure") or {}, series or {}, devices_of(record)),
         "total_seconds": None if record.ended is None else record.ended - record.started,
     }
     found["cl_score_sequoia"] = _sequoia(found)
@@ -79,6 +82,8 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
             "warmup_steps": steady.warmup,
             "steady": float(steady.steady),
             "drift": steady.drift or None,
+            **share_figures(series, steady.warmup),
+            **utilisation_figures(record, steady.mean),
         }
     return found
 

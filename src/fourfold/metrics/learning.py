@@ -34,6 +34,8 @@ def costs(measurements: Mapping[str, Any]) -> dict[str, float | None]:
     return {
         **parts,
         "cpu_seconds": measurements.get("cpu_seconds"),
+        "allocated_peak_bytes": memory.get("allocated_peak"),
+        "reserved_peak_bytes": memory.get("reserved_peak"),
         "device_peak_bytes": memory.get("device_peak"),
         "host_peak_bytes": memory.get("host_peak"),
         "steps": measurements.get("steps"),

@@ -187,7 +187,7 @@ def _single(row: Group, name: str, show: Callable[[float], str]) -> str:
 
 
 def _memory_figure(row: Group) -> str:
-    return "device_peak_bytes" if "device_peak_bytes" in row.figures else "host_peak_bytes"
+    return "allocated_peak_bytes" if "allocated_peak_bytes" in row.figures else "host_peak_bytes"
 
 
 # -------------------------------------------------------------------------------------------- table

@@ -14,7 +14,7 @@ class Backprop(Rule):
     def gradients(
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
-        with self.engine.autocast():
+        with self.engine.phase("forward"), self.engine.autocast():
             if outputs is None:
                 outputs = network(inputs)
             loss = loss_of(outputs, targets)

@@ -1,0 +1,34 @@
+"""What a monitor reads, and from whom."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+# Of one look, each absent where the machine does not tell: power (watts), energy (joules since some moment),
+# utilisation (0 to 1), memory (bytes in use), clock (hertz), temperature (degrees Celsius), throttled (a sum of
+# THROTTLED).
+FIELDS = ("power", "energy", "utilisation", "memory", "clock", "temperature", "throttled")
+# Why a clock is lower than it could be; several at once add up.
+THROTTLED = {"power": 1, "heat": 2, "hardware": 4}
+
+
+class Source(Protocol):
+    """One device that can be looked at. ``kind`` is device or host: only a device's energy is the cell's."""
+
+    name: str
+    kind: str
+
+    def read(self) -> Mapping[str, float]:
+        """Some of FIELDS. May raise: a source that fails thrice in a row is left alone from then on."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what was opened."""
+        ...
+
+
+def guarded(values: dict[str, float], field: str, read: object, scale: float = 1.0) -> None:
+    """Adds ``field`` if this device tells it: what is not supported is absent, and no reason to fail."""
+    try:
+        values[field] = float(read()) * scale  # type: ignore[operator]
+    except Exception:
+        return

@@ -1,0 +1,100 @@
+"""What a unit of work cost in energy, carbon and money, from what the monitor read beside the steps.
+
+Energy is that of the cell's devices (the accelerators; on a CPU the processor's packages) over the steps alone: what
+was drawn between them, in evaluation or before the start, is not counted. A device that tells no energy, or stopped
+telling, leaves all of it unknown: a sum of some devices would be shown as that of all.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+JOULES_A_KILOWATT_HOUR = 3.6e6
+
+
+def energy_figures(
+    measurements: Mapping[str, Any], prices: Mapping[str, Any], series: Mapping[str, ArrayLike], devices: int
+) -> dict[str, float | None]:
+    """joules_per_unit and what follows from it; use, clock, heat and throttling of the devices.
+
+    prices: ``carbon`` (grams of CO2 a kilowatt-hour) and ``price`` (of an hour of a device), each or None.
+    """
+    seconds = np.asarray(series.get("step_seconds", ()), dtype=np.float64)
+    units = np.asarray(series.get("step_units", ()), dtype=np.float64)
+    work, busy = float(units.sum()), float(seconds.sum())
+    found: dict[str, float | None] = {}
+    if work and busy and prices.get("price") is not None:
+        found["price_per_unit"] = float(prices["price"]) * devices * busy / 3600 / work
+    monitor = measurements.get("monitor") or {}
+    names = [name for name, kind in (monitor.get("sources") or {}).items() if kind == "device"]
+    if not names or "monitor.seconds" not in series or "step_ended" not in series or not work:
+        return found
+    found |= _state_of_devices(names, series)
+    joules = [_over_steps(name, series) for name in names]
+    if any(name in (monitor.get("failed") or {}) for name in names) or len(names) < devices:
+        return found
+    known = [value for value in joules if value is not None]
+    if len(known) < len(names):
+        return found
+    total = sum(known)
+    found |= {"joules_per_unit": total / work, "power_watts": total / busy}
+    idle: dict[str, float] = monitor.get("idle_watts") or {}
+    if set(names) <= set(idle):
+        watts = sum(idle[name] for name in names)
+        found |= {"idle_power_watts": watts, "joules_per_unit_above_idle": (total - watts * busy) / work}
+    if prices.get("carbon") is not None:
+        found["co2_grams_per_unit"] = total / work / JOULES_A_KILOWATT_HOUR * float(prices["carbon"])
+    return found
+
+
+def _over_steps(name: str, series: Mapping[str, ArrayLike]) -> float | None:
+    """Joules of one device during the steps: the difference of its counter between the ends of each step, else power
+    times time; None if it tells neither.
+    """
+    times, joules = _cumulative(name, series)
+    if len(times) < 2:
+        return None
+    ended = np.asarray(series["step_ended"], dtype=np.float64)
+    begun = ended - np.asarray(series["step_seconds"], dtype=np.float64)
+    return float((np.interp(ended, times, joules) - np.interp(begun, times, joules)).sum())
+
+
+def _cumulative(name: str, series: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+    """(times, joules since the first): by the device's counter if it has one that moves, else by the trapezoids of
+    its power.
+    """
+    times = np.asarray(series["monitor.seconds"], dtype=np.float64)
+    counter = np.asarray(series.get(f"monitor.{name}.energy", np.full_like(times, np.nan)), dtype=np.float64)
+    told = np.isfinite(counter)
+    if told.sum() > 1 and counter[told][-1] > counter[told][0]:
+        return times[told], counter[told] - counter[told][0]
+    power = np.asarray(series.get(f"monitor.{name}.power", np.full_like(times, np.nan)), dtype=np.float64)
+    told = np.isfinite(power)
+    times, power = times[told], power[told]
+    if len(times) < 2:
+        return np.zeros(0), np.zeros(0)
+    return times, np.concatenate([[0.0], np.cumsum(np.diff(times) * (power[1:] + power[:-1]) / 2)])
+
+
+def _state_of_devices(names: list[str], series: Mapping[str, ArrayLike]) -> dict[str, float | None]:
+    """While there were steps: mean use and clock of the devices, highest temperature, share of throttled looks."""
+    times = np.asarray(series["monitor.seconds"], dtype=np.float64)
+    ended = np.asarray(series["step_ended"], dtype=np.float64)
+    first = float(ended[0] - np.asarray(series["step_seconds"], dtype=np.float64)[0])
+    during = (times >= first) & (times <= float(ended[-1]))
+
+    def read(field: str) -> Array:
+        columns = [np.asarray(series.get(f"monitor.{name}.{field}", ()), dtype=np.float64) for name in names]
+        values = np.concatenate([column[during] for column in columns if len(column)] or [np.zeros(0)])
+        return values[np.isfinite(values)]
+
+    use, clock, heat, throttled = (read(field) for field in ("utilisation", "clock", "temperature", "throttled"))
+    return {
+        "device_utilisation": float(use.mean()) if use.size else None,
+        "device_clock_hertz": float(clock.mean()) if clock.size else None,
+        "device_temperature": float(heat.max()) if heat.size else None,
+        "throttled": float((throttled > 0).mean()) if throttled.size else None,
+    }
