@@ -1,4 +1,4 @@
-"""python -m fourfold: list, explain, tree, prepare, report, ui, sync, run."""
+"""python -m fourfold: compare, import, list, explain, tree, prepare, report, ui, sync, run."""
 
 import argparse
 import os
@@ -85,8 +85,32 @@ def _parser() -> argparse.ArgumentParser:
     form = report.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a line a row")
+    report.add_argument(
+        "--score",
+        choices=("ratio", "milabench", "milabench+1"),
+        help="row by row with scores: beside --reference, or by Milabench's formula (+1: that of since November 2024)",
+    )
+    report.add_argument("--reference", metavar="CELLS", help="what --score ratio compares with, as for compare")
     _output_option(report)
     report.set_defaults(command=_report, form="text")
+
+    comparing = commands.add_parser("compare", help="two sets of cells row by row: ratio, interval, verdict")
+    for name in ("one", "other"):
+        comparing.add_argument(
+            name, metavar="CELLS", help="a sweep, a folder of records, or KEY=VALUE (hardware=a100, commit=c0ffee)"
+        )
+    comparing.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
+    comparing.add_argument(
+        "--fail-below", type=float, metavar="RATIO", help="exit 1 if a row is slower than that, beyond chance, or gone"
+    )
+    _output_option(comparing)
+    comparing.set_defaults(command=_compare, form="text")
+
+    importing = commands.add_parser("import", help="records from what other programs left behind")
+    importing.add_argument("program", choices=("milabench",))
+    importing.add_argument("folder", type=Path, metavar="DIR", help="one run, with a .data file for each process")
+    _output_option(importing)
+    importing.set_defaults(command=_import)
 
     ui = commands.add_parser("ui", help="MLflow's page on the runs, on this machine only")
     ui.add_argument("--port", type=int, default=5000, help="default: 5000")
@@ -153,6 +177,10 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.all and options.sweep:
         raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
+    if options.score is not None:
+        return _score(options)
+    if options.reference:
+        raise Refused(f"--reference {options.reference}: --score ratio is missing")
     if options.pivot is None:
         if options.metric is not None:
             raise Refused(f"--metric {options.metric}: names the figure of --pivot ROWS,COLUMNS")
@@ -163,6 +191,51 @@ def _report(options: argparse.Namespace) -> int:
         raise Refused(f"--pivot {options.pivot}: two axes with a comma between, e.g. method,setting")
     metric = options.metric or "average_accuracy"
     print(pivot(options.output_dir, axes, metric, options.sweep, options.form, options.all))
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from fourfold.report.read import read_all, read_sweep
+    from fourfold.report.scores import score_json, score_text
+    from fourfold.report.select import Selection, select
+
+    if options.form == "csv":
+        raise Refused(f"--csv --score {options.score}: scores are text or --json")
+    if options.score == "ratio" and not options.reference:
+        raise Refused("--score ratio: ratios to what? --reference names a sweep, a folder or e.g. hardware=a100")
+    found = read_all(options.output_dir) if options.all else None
+    if found is None and options.sweep and ("=" in options.sweep or Path(options.sweep).is_dir()):
+        chosen = select(options.sweep, options.output_dir)
+    else:
+        found = found or read_sweep(options.output_dir, options.sweep)
+        chosen = Selection(found.id, found.cells)
+    reference = select(options.reference, options.output_dir) if options.reference else None
+    print(score_json(chosen, reference) if options.form == "json" else score_text(chosen, reference, options.score))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from fourfold.report.compare import compare, compare_json, compare_text, failures
+    from fourfold.report.select import select
+
+    if options.fail_below is not None and not 0 < options.fail_below < 10:
+        raise Refused(f"--fail-below {options.fail_below:g}: a ratio, e.g. 0.95")
+    one, other = (select(word, options.output_dir) for word in (options.one, options.other))
+    rows = compare(one, other)
+    print((compare_json if options.form == "json" else compare_text)(one, other, rows))
+    wrong = failures(rows, options.fail_below) if options.fail_below is not None else []
+    for line in wrong:
+        print(f"gate: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from fourfold.cli.milabench import import_run
+
+    if not options.folder.is_dir():
+        raise Refused(f"{options.folder}: no such folder")
+    sweep, records = import_run(options.folder, options.output_dir)
+    print(f"sweep {sweep}: {len(records)} records of {len({r.axes['benchmark'] for r in records})} benchmarks")
     return 0
 
 

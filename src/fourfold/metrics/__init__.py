@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from fourfold.metrics import alignment, continual, learning
 from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
-from fourfold.metrics.throughput import Rate, rate
+from fourfold.metrics.throughput import Rate, rate, rate_over_repeats
 from fourfold.metrics.utilisation import devices_of, share_figures, utilisation_figures
 from fourfold.record import Record
 
@@ -62,10 +62,12 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
 
 
 def steady_rate(series: Series) -> Rate | None:
-    """The steady-state rate of a cell's series, in units a second; None without steps."""
+    """The steady-state rate of a cell's series (of its first repeat), in units a second; None without steps."""
     if "step_seconds" not in series or "step_units" not in series:
         return None
-    return rate(series["step_seconds"], series["step_units"])
+    seconds, units = np.asarray(series["step_seconds"]), np.asarray(series["step_units"])
+    first = np.asarray(series.get("repeat", np.zeros(len(seconds)))) == 0
+    return rate(seconds[first], units[first])
 
 
 def throughput_figures(record: Record, series: Series) -> dict[str, float | None]:
@@ -82,8 +84,24 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
             "warmup_steps": steady.warmup,
             "steady": float(steady.steady),
             "drift": steady.drift or None,
+            "rate_freedom": steady.freedom or None,
             **share_figures(series, steady.warmup),
             **utilisation_figures(record, steady.mean),
+        }
+    repeated = (
+        rate_over_repeats(series["step_seconds"], series["step_units"], series["repeat"])
+        if "repeat" in series
+        else None
+    )
+    if repeated is not None:
+        found |= {
+            "units_per_second": repeated.mean,
+            "units_per_second_low": repeated.low,
+            "units_per_second_high": repeated.high,
+            "rate_freedom": repeated.count - 1,
+            "repeats": repeated.count,
+            "between_repeats": repeated.between,
+            "within_repeats": repeated.within,
         }
     return found
 

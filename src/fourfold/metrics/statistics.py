@@ -38,7 +38,7 @@ def summarise(values: Iterable[float | None]) -> Summary | None:
     return Summary(mean, error, mean - half, mean + half, count)
 
 
-def student_quantile(freedom: int, level: float = 0.95) -> float:
+def student_quantile(freedom: float, level: float = 0.95) -> float:
     """t so that a Student variable of ``freedom`` degrees lies in ± t with probability ``level``."""
     from scipy.special import stdtrit  # of scipy.special alone: scipy.stats takes a second to import
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fourfold.metrics.statistics import student_quantile
+from fourfold.metrics.statistics import student_quantile, summarise
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,37 @@ class Rate:
     def relative_half_width(self) -> float | None:
         """Half of the interval over the mean: how well the rate is known."""
         return None if self.high is None else (self.high - self.mean) / self.mean
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The rate over repeats from the start: mean and the ends of its 95 % interval, by the spread between them.
+
+    between: standard deviation of the repeats' rates; within: root mean square of the standard error that each has
+    from its own steps; both as shares of the mean. Where ``between`` is clearly larger, more steps will not help.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    between: float
+    within: float | None
+
+
+def rate_over_repeats(step_seconds: ArrayLike, step_units: ArrayLike, repeat: ArrayLike) -> Repeats | None:
+    """The steady rates of repeats, of which ``repeat`` says for each step the number; None below two that have one."""
+    number = np.asarray(repeat)
+    seconds, units = np.asarray(step_seconds, dtype=np.float64), np.asarray(step_units, dtype=np.float64)
+    rates = [rate(seconds[number == each], units[number == each]) for each in np.unique(number)]
+    found = [one for one in rates if one is not None]
+    summary = summarise(one.mean for one in found)
+    if summary is None or summary.low is None or summary.high is None or summary.standard_error is None:
+        return None
+    errors = [one.relative_half_width / student_quantile(one.freedom) for one in found if one.relative_half_width]
+    within = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
+    between = summary.standard_error * float(np.sqrt(summary.count)) / summary.mean
+    return Repeats(summary.mean, summary.low, summary.high, summary.count, between, within)
 
 
 def rate(step_seconds: ArrayLike, step_units: ArrayLike) -> Rate | None:

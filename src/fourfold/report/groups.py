@@ -22,6 +22,7 @@ PLUMBING = (
     "timeout",
     "progress",
     "tracking",
+    "measure",
     "hydra",
     "hardware.launcher",
 )

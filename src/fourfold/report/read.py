@@ -23,6 +23,7 @@ class Cell:
     message: str | None = None
     record: Record | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    rates: tuple[float, ...] = field(default=(), compare=False, repr=False)  # units a second of each step
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,15 @@ def _read_cell(cell: Path | Record | Sequence[Any]) -> Cell:
 
 
 def _with_numbers(record: Record, series: Any) -> Cell:
-    return Cell(record.cell, record.state, record.message, record, figures(record, series))
+    return Cell(record.cell, record.state, record.message, record, figures(record, series), _rates(series))
+
+
+def _rates(series: Any) -> tuple[float, ...]:
+    """Units a second of each step that did any."""
+    if "step_seconds" not in series or "step_units" not in series:
+        return ()
+    pairs = zip(series["step_units"], series["step_seconds"], strict=True)
+    return tuple(float(units / seconds) for units, seconds in pairs if units > 0 and seconds > 0)
 
 
 def _words(value: Any) -> str:

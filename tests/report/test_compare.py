@@ -1,0 +1,204 @@
+"""Comparing, scoring and importing, through the command line, on records made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourfold.__main__ import main
+from fourfold.report.compare import compare, failures
+from fourfold.report.select import select
+from records import make_record, make_series, write_cell, write_sweep
+
+
+def cell(output: Path, benchmark: str, speed: float, hardware: str = "a100", seed: int = 0, **fields: Any) -> None:
+    record = make_record(benchmark, hardware, seed=seed, **fields)
+    record.cell = f"{benchmark}-{hardware}-{seed}-{fields.get('state', 'done')}"
+    series = make_series(400, seconds=0.01 / speed, seed=seed)
+    series["loss"] = make_series(400)["loss"]
+    record.measurements = {**record.measurements, "fingerprint": fields.get("losses", [2.3, 2.2, 2.1])}
+    write_cell(output, record, series if record.state == "done" else {})
+
+
+def made(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != "losses"}
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Path:
+    for benchmark, speed in {"bert": 2.0, "resnet": 0.9, "llama": 1.0}.items():
+        cell(tmp_path, benchmark, 1.0, "a100")
+        cell(tmp_path, benchmark, speed, "h100", seed=0)
+    return tmp_path
+
+
+def test_two_machines_row_by_row(machines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "hardware=a100", "hardware=h100", "--json", "--output-dir", str(machines)]) == 0
+    rows = {row["row"].split()[0]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "bert": "faster", "resnet": "slower", "llama": "no difference",
+    }  # fmt: skip
+    assert rows["bert"]["ratio"]["value"] == pytest.approx(2.0, rel=0.01)
+    assert rows["resnet"]["ratio"]["low"] < 0.9 < rows["resnet"]["ratio"]["high"]
+    assert main(["compare", "hardware=a100", "hardware=h100", "--output-dir", str(machines)]) == 0
+    text = capsys.readouterr().out
+    assert "3 rows compared: 1 faster, 1 slower, 1 no difference" in text
+
+
+@pytest.mark.parametrize(("threshold", "status"), [("0.85", 0), ("0.95", 1)])
+def test_a_gate_closes_on_what_is_slower_beyond_chance(
+    machines: Path, threshold: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "hardware=a100", "hardware=h100", "--output-dir", str(machines), "--fail-below", threshold]
+    assert main(words) == status
+    assert ("gate: resnet" in capsys.readouterr().err) == bool(status)
+
+
+def test_a_gate_closes_on_what_is_gone_and_states_are_shown(tmp_path: Path) -> None:
+    cell(tmp_path, "bert", 1.0, "a100")
+    cell(tmp_path, "llama", 1.0, "a100")
+    cell(tmp_path, "llama", 1.0, "h100")
+    cell(tmp_path, "bert", 1.0, "h100", **made(state="failed", reason="nan", message="nan"))
+    rows = compare(select("hardware=a100", tmp_path), select("hardware=h100", tmp_path))
+    assert failures(rows, 0.5) == ["bert finetune: done before, now 1 failed"]
+
+
+def test_unlike_work_and_batch_are_said(tmp_path: Path) -> None:
+    cell(tmp_path, "bert", 1.0, "a100")
+    record = make_record("bert", "h100", recipe={"scale": "smoke", "batch": 32, "precision": "fp32"})
+    record.cell = "bert-h100"
+    record.measurements["fingerprint"] = [2.3, 2.2, 2.9]
+    write_cell(tmp_path, record, make_series(400))
+    (row,) = compare(select("hardware=a100", tmp_path), select("hardware=h100", tmp_path))
+    assert any(note.startswith("DIFFERENT work: at step 2 losses 2.1 and 2.9") for note in row.notes)
+    record.recipe["batch"], record.recipe["batch_from"] = 64, "auto"
+    write_cell(tmp_path, record, make_series(400))
+    (row,) = compare(select("hardware=a100", tmp_path), select("hardware=h100", tmp_path))
+    assert "batch differs: 32 and 64" in row.notes
+
+
+def test_commits_folders_and_sweeps_can_be_compared(tmp_path: Path) -> None:
+    for number, commit in enumerate(("aaa1", "bbb2")):
+        record = make_record("bert", environment={"git": {"commit": commit}})
+        record.cell = f"bert-{number}"
+        write_cell(tmp_path / str(number), record)
+        write_cell(tmp_path, record)
+    assert len(compare(select("commit=aaa", tmp_path), select("commit=bbb", tmp_path))) == 1
+    assert len(compare(select(str(tmp_path / "0"), tmp_path), select(str(tmp_path / "1"), tmp_path))) == 1
+    write_sweep(tmp_path, [make_record("llama")], "2026-01-01_00")
+    write_sweep(tmp_path, [make_record("llama", seed=1)], "2026-01-02_00")
+    assert len(compare(select("2026-01-01", tmp_path), select("2026-01-02", tmp_path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "hardware=b200", "hardware=a100"], "none of the 6 cells in"),
+        (["compare", "hardware=b200", "hardware=a100"], "hardware is one of a100, h100"),
+        (["compare", "benchmark=bert", "hardware=h100", "--fail-below", "95"], "--fail-below 95: a ratio"),
+        (["compare", "nothing", "hardware=h100"], "no sweep in"),
+        (["report", "--all", "--score", "ratio"], "ratios to what?"),
+        (["report", "--all", "--score", "milabench", "--csv"], "text or --json"),
+        (["report", "--all", "--reference", "hardware=a100"], "--score ratio is missing"),
+        (["import", "milabench", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    machines: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--output-dir", str(machines)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_score_beside_a_reference(machines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["report", "hardware=h100", "--score", "ratio", "--reference", "hardware=a100"]
+    assert main([*words, "--output-dir", str(machines)]) == 0
+    text = capsys.readouterr().out
+    score = float(text.split("score: ")[1].split()[0])
+    assert score == pytest.approx((2.0 * 0.9 * 1.0) ** (1 / 3), rel=0.01)
+    assert "rows with weight: 3 done" in text
+    assert main([*words, "--json", "--output-dir", str(machines)]) == 0
+    assert json.loads(capsys.readouterr().out)["score"]["counts"] == {"done": 3}
+
+
+def events(rates: list[float], weight: float = 2.0, end: dict[str, Any] | None = None, **extra: Any) -> str:
+    """A file of a Milabench process, in its own words."""
+    config = {
+        "name": "bert-fp16",
+        "weight": weight,
+        "plan": {"method": "per_gpu"},
+        "argv": {"--batch-size": 32},
+        "devices": ["0"],
+    }
+    gpus = {"0": {"product": "NVIDIA A100-SXM4-80GB"}}
+    lines = [
+        {"event": "config", "data": config, "pipe": None},
+        {"event": "meta", "data": {"accelerators": {"gpus": gpus}}, "pipe": None},
+        {"event": "start", "data": {"command": ["voir"], "time": 1000.0}, "pipe": None},
+        *({"event": "data", "data": {"task": "train", "loss": 10.0 - i}, "pipe": "data"} for i in range(3)),
+        *({"event": "data", "data": {"task": "train", "rate": r, "units": "items/s"}, "pipe": "data"} for r in rates),
+        {"event": "data", "data": {"task": "main", "gpudata": {"0": {"memory": [24456.0, 81251.0], "load": 0.9}}}},
+        *([{"event": "error", "data": extra["error"]}] if "error" in extra else []),
+        {"event": "end", "data": {"time": 1060.0, "return_code": 0, **(end or {})}, "pipe": None},
+    ]
+    return "\n".join(json.dumps(line) for line in lines) + "\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "old.2023-05-10_13_37_18"
+    folder.mkdir()
+    steady = [1.0, *[160.0] * 20, 200.0]
+    (folder / "bert-fp16.D0.data").write_text(events(steady))
+    (folder / "bert-fp16.D1.data").write_text(events(steady) + '{"event": "da')  # cut off at the end
+    failure = {"type": "OutOfMemoryError", "message": "CUDA out of memory"}
+    (folder / "bert-fp16.D2.data").write_text(events([], end={"return_code": 1}, error=failure))
+    return folder
+
+
+def test_a_milabench_run_becomes_records(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main(["import", "milabench", str(run), "--output-dir", str(output)]) == 0
+    assert "3 records of 1 benchmarks" in capsys.readouterr().out
+    cells = select("benchmark=bert-fp16", output).cells
+    assert [each.state for each in cells] == ["done", "done", "failed"]
+    first = cells[0].record
+    assert first.axes["hardware"] == "nvidia-a100-sxm4-80gb"
+    assert (first.ended - first.started, first.measurements["unit"]) == (60.0, "items")
+    assert first.measurements["memory"]["device_peak"] == 24456 * 2**20
+    assert first.measurements["fingerprint"] == [10.0, 9.0, 8.0]
+    assert cells[2].record.reason == "OutOfMemoryError"
+    assert cells[0].numbers["units_per_second"] == pytest.approx(160, rel=0.02)
+    assert cells[0].rates[1] == pytest.approx(160.0)
+    np.testing.assert_allclose(cells[0].numbers["warmup_steps"], 1)
+
+
+def test_milabenchs_table_of_an_imported_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: each process is 160 after the trim, two of three did: 2 x 160 x 2/3, charged twice as Milabench does."""
+    output = tmp_path / "out"
+    main(["import", "milabench", str(run), "--output-dir", str(output)])
+    capsys.readouterr()
+    assert main(["report", "--score", "milabench", "--output-dir", str(output)]) == 0
+    text = capsys.readouterr().out
+    line = next(line.split() for line in text.splitlines() if line.startswith("bert-fp16"))
+    assert line[:4] == ["bert-fp16", "1", "3", "1"]
+    assert float(line[-2]) == pytest.approx(2 * 160 * 2 / 3, abs=0.01)
+    assert f"Score: {2 * 160 * 2 / 3:.2f}" in text
+    assert "Failure rate: 33.33%" in text
+    assert main(["report", "--score", "milabench+1", "--output-dir", str(output)]) == 0
+    assert f"Score: {2 * 160 * 2 / 3 + 1:.2f}" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_event_stream_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "bert-fp16.D0.data").write_text("not json\n{}\n")
+    assert main(["import", "milabench", str(run), "--output-dir", str(tmp_path)]) == 2
+    assert "line 1 is not one of Milabench's events" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["import", "milabench", str(empty), "--output-dir", str(tmp_path)]) == 2
