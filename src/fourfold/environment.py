@@ -24,7 +24,24 @@ LIBRARIES = (
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """Host, processor, operating system, library versions, scheduler job, git commit and dirtiness."""
+    """What ``machine`` says, and what this process was given: threads, scheduler job."""
+    return {
+        **machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "job": {
+            key: os.environ[key]
+            for key in ("SLURM_JOB_ID", "SLURMD_NODENAME", "SLURM_JOB_PARTITION")
+            if key in os.environ
+        },
+    }
+
+
+@lru_cache(maxsize=1)
+def machine() -> dict[str, Any]:
+    """Host, processor, operating system, driver, library versions, git commit and dirtiness.
+
+    It costs a tenth of a second, so cells that are forked find it done; the code they run was loaded then, too.
+    """
     return {
         "host": socket.gethostname(),
         "processor": _processor(),
@@ -34,12 +51,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "driver": _driver(),
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "job": {
-            key: os.environ[key]
-            for key in ("SLURM_JOB_ID", "SLURMD_NODENAME", "SLURM_JOB_PARTITION")
-            if key in os.environ
-        },
         "git": _git(),
     }
 
@@ -86,3 +97,14 @@ def _git() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def uncommitted(limit: int = 2_000_000) -> str | None:
+    """How the code differs from its commit: a patch of ``limit`` bytes at most; None if it does not, or without git."""
+    root = str(Path(__file__).resolve().parent)
+    command = ["git", "-C", root, "diff", "HEAD", "--no-color", "--no-ext-diff"]
+    try:
+        patch = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return patch[:limit].decode(errors="replace") or None

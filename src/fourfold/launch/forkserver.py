@@ -35,6 +35,7 @@ def main() -> None:
     asked = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load(asked["modules"], asked["avoid"])
+    look_around()
     answer(control, state([]))
     here, cells = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     learned: list[str] = []
@@ -63,11 +64,20 @@ def load(modules: Iterable[str], avoid: Iterable[str]) -> list[str]:
     avoided = set(avoid)
     new = [name for name in modules if name not in sys.modules and name not in avoided]
     for name in new:
-        with suppress(BaseException):
+        with suppress(Exception, SystemExit):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the collector of a cell does not copy the pages of all that it never touches
     return new
+
+
+def look_around() -> None:
+    """What each cell would find out for itself, and all the same: Hydra's plugins, the machine."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+    if "fourfold.environment" in sys.modules:
+        sys.modules["fourfold.environment"].machine()
 
 
 def state(learned: list[str]) -> dict[str, Any]:
