@@ -246,10 +246,12 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
+    from fourfold.launch.manifest import close_dead
     from fourfold.tracking import sync
 
     if not options.output_dir.is_dir():
         raise Refused(f"{options.output_dir}: no such folder; runs leave one, or --output-dir names it")
+    close_dead(options.output_dir)
     done = sync(_tracking(options.overrides), options.output_dir)
     print(f"sweeps: {done['sweeps']}; runs written: {done['written']}; up to date before: {done['kept']}")
     return 0

@@ -1,12 +1,14 @@
 """What lands in MLflow, exactly once."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fourfold.record import RECORD_FILE
+from fourfold.tracking import following as following_module
 from fourfold.tracking import log_sweep, sync
 from fourfold.tracking.store import Store
 from records import START, evaluations, folders, make_record, make_series, write_cell, write_sweep
@@ -184,10 +186,15 @@ def test_sync_brings_every_sweep_and_every_single_cell(tracking: dict[str, str],
     damaged = tmp_path / "cells" / "damaged"
     damaged.mkdir()
     (damaged / RECORD_FILE).write_text(json.dumps({"schema": 99}))
-    assert sync(tracking, tmp_path) == {"sweeps": 2, "written": 5, "kept": 0}
-    assert sync(tracking, tmp_path) == {"sweeps": 2, "written": 0, "kept": 5}
-    assert len(runs(store, "tags.kind = 'cell'")) == 5
-    assert len(runs(store, "tags.kind = 'sweep'")) == 2
+    for written in (4, 0):
+        assert sync(tracking, tmp_path) == {"sweeps": 2, "written": written, "kept": 5 - written}
+        found = runs(store, "tags.kind = 'cell'")
+        assert len(found) == 4, "one record, one run, however many sweeps hold it"
+        (shared,) = (run for run in found if run.data.tags["seed"] == "1")
+        assert (shared.data.tags["sweep"], shared.data.tags["sweeps"]) == ("two", "one, two")
+        parents = {run.data.tags["sweep"]: run.info.run_id for run in runs(store, "tags.kind = 'sweep'")}
+        assert set(parents) == {"one", "two"}
+        assert shared.data.tags["mlflow.parentRunId"] == parents["two"]
 
 
 def test_a_later_sweep_does_not_change_what_an_earlier_one_found(
@@ -216,3 +223,46 @@ def test_long_and_odd_values_are_made_to_fit(tracking: dict[str, str], store: St
     assert run.data.params["long"].endswith("…")
     assert run.data.params["many229"] == "229"
     assert run.data.tags["message"].endswith("…")
+
+
+def test_a_sweep_whose_launcher_was_killed_is_closed(tracking: dict[str, str], store: Store, tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, [make_record()])
+    sweep["ended"] = None
+    log_sweep(tracking, tmp_path, sweep, folders(tmp_path, sweep))
+    sweep |= {"ended": START + 70, "killed": True}
+    log_sweep(tracking, tmp_path, sweep, folders(tmp_path, sweep))
+    (parent,) = runs(store, "tags.kind = 'sweep'")
+    assert (parent.info.status, parent.info.end_time) == ("KILLED", round((START + 70) * 1000))
+
+
+def test_what_has_ended_is_written_while_the_sweep_runs(
+    tracking: dict[str, str], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following_module, "INTERVAL", 0.2)
+    sweep = write_sweep(tmp_path, [make_record(seed=0), make_record(seed=1)])
+    sweep["ended"], sweep["cells"][1]["state"] = None, None
+    with following_module.following(tracking, tmp_path, sweep):
+        end = time.monotonic() + 60
+        while not any("record_digest" in run.data.tags for run in runs(store, "tags.kind = 'cell'")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    (parent,) = runs(store, "tags.kind = 'sweep'")
+    assert parent.info.status == "RUNNING"
+    assert len(cells(store)) == 1
+
+
+def test_a_store_that_fails_while_the_sweep_runs_costs_nothing(
+    tracking: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def broken(*_: Any) -> None:
+        tries.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(following_module, "INTERVAL", 0.05)
+    monkeypatch.setattr(following_module, "write_so_far", broken)
+    with following_module.following(tracking, tmp_path, write_sweep(tmp_path, [make_record()])):
+        time.sleep(0.6)
+    assert 1 < len(tries) < 6, "asked again, ever more seldom"
+    assert not caplog.records

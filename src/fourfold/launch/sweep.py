@@ -11,7 +11,7 @@ from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldE
 from fourfold.launch import progress
 from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
-from fourfold.launch.manifest import Manifest
+from fourfold.launch.manifest import Manifest, close_dead
 from fourfold.launch.preview import preview
 from fourfold.launch.sharing import Launch, launch_in_rounds
 from fourfold.record import Record
@@ -51,7 +51,10 @@ def run_sweep(
             f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again"
         )
     prepare_tracking(first["tracking"], output_dir)
-    records, returns = _launch(chosen, launch, manifest)
+    from fourfold.tracking.following import following
+
+    with following(first["tracking"], output_dir, manifest.content):
+        records, returns = _launch(chosen, launch, manifest)
     everything = [records.get(p.index) or kept.get(p.index) for p in found.cells]
     all_records = [record for record in everything if record is not None]
     shown = [(record, p.folder) for record, p in zip(everything, found.cells, strict=True) if record is not None]
@@ -138,17 +141,23 @@ def start(manifest: Manifest, tracking: dict[str, Any], output_dir: Path) -> Non
 
     resolve(tracking, output_dir)
     try:
-        manifest.save()
+        manifest.begin()
     except OSError as error:
         raise Refused(f"output_dir={output_dir}: cannot be written: {error.strerror}") from error
 
 
 def prepare_tracking(tracking: dict[str, Any], output_dir: Path) -> None:
-    """Makes the store ready. Records do not depend on it, so trouble is one line and no more."""
-    try:
-        from fourfold.tracking import prepare
+    """Makes the store ready, and tells it of sweeps whose launcher was killed.
 
+    Records do not depend on it, so trouble is one line and no more.
+    """
+    try:
+        from fourfold.tracking import log_sweep, prepare
+
+        closed = close_dead(output_dir)
         prepare(tracking, output_dir)
+        for dead in closed:
+            log_sweep(tracking, output_dir, dead, [output_dir / cell["folder"] for cell in dead["cells"]])
     except Exception as error:
         _tracking_trouble(error)
 

@@ -50,7 +50,7 @@ def log_sweep(tracking: Mapping[str, Any], output_dir: Path, sweep: Mapping[str,
     from fourfold.tracking.writer import write_sweep
 
     try:
-        with _writing(where.output_dir):
+        with writing(where.output_dir):
             write_sweep(open_store(where), where.output_dir, sweep, list(cells))
     except TrackingError as error:
         _warn(error, tracking)
@@ -69,11 +69,11 @@ def sync(tracking: Mapping[str, Any], output_dir: Path) -> dict[str, int]:
         raise Refused("tracking=off: nothing to bring up to date; choose tracking=local or tracking=server")
     from fourfold.tracking.writer import write_everything
 
-    with _writing(where.output_dir):
+    with writing(where.output_dir):
         return write_everything(open_store(where), where.output_dir)
 
 
-def _writing(output_dir: Path) -> AbstractContextManager[None]:
+def writing(output_dir: Path) -> AbstractContextManager[None]:
     """One writer an output folder at a time: two of them would both find a run missing and write it twice."""
     return locked(output_dir / ".tracking.lock", "another process is writing to MLflow")
 

@@ -103,7 +103,7 @@ def sweep_run(sweep: Mapping[str, Any], records: Iterable[Record]) -> Run:
         tags=_texts(tags, TAG_LENGTH),
         started=started,
         ended=ended,
-        status="RUNNING" if ended is None else sweep_status(states),
+        status="RUNNING" if ended is None else "KILLED" if sweep.get("killed") else sweep_status(states),
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # What MLflow takes in one call.
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100
 LOG_FILE, MANIFEST_FILE, CONFIG_FILE = "cell.log", "sweep.json", "config.yaml"
+PATCH_FILE = "uncommitted.patch"
 HEAT_FILE, PIVOT_FILE = "accuracy_matrix.png", "method_x_setting.txt"
 PIVOT_WIDTH = 160
 # Only the end of a longer log goes along: that is where the reason is.
@@ -30,6 +31,8 @@ LOG_BYTES = 2_000_000
 PARENT_TAG = "mlflow.parentRunId"
 # The digest of the record that a run was made from; written last, so a run without it is half a run.
 DIGEST_TAG = "record_digest"
+# All sweeps that hold the cell of a run with that record.
+SWEEPS_TAG = "sweeps"
 
 
 def write_sweep(store: Store, output_dir: Path, sweep: Mapping[str, Any], cells: Iterable[Path]) -> dict[str, int]:
@@ -42,8 +45,9 @@ def write_sweep(store: Store, output_dir: Path, sweep: Mapping[str, Any], cells:
     with _translating(output_dir):
         known = _existing(store, f"tags.sweep = '{_quoted(sweep['id'])}'")
         parent = _write_parent(store, output_dir, sweep, list(records.values()), known.pop("", []))
+        others = _others(store, [record for record in records.values() if record.cell not in known])
         for folder, record in records.items():
-            changed = _write_cell(store, folder, record, sweep, parent, known.get(record.cell, []))
+            changed = _write_cell(store, folder, record, sweep, parent, known.get(record.cell, []), others)
             counts["written" if changed else "kept"] += 1
     return counts
 
@@ -97,9 +101,11 @@ def _write_parent(
     else:
         created = client.create_run(store.experiment_id, _milliseconds(run.started), run.tags, run.name)
         run_id = created.info.run_id
-    manifest = output_dir / "sweeps" / str(sweep["id"]) / MANIFEST_FILE
-    if manifest.is_file():
-        client.log_artifact(run_id, str(manifest))
+    folder = output_dir / "sweeps" / str(sweep["id"])
+    for name in (MANIFEST_FILE, PATCH_FILE):
+        if (folder / name).is_file():
+            client.log_artifact(run_id, str(folder / name))
+    if (folder / MANIFEST_FILE).is_file():
         _log_pivot(store, run_id, output_dir, str(sweep["id"]))
     if run.ended is not None:
         client.set_terminated(run_id, run.status, _milliseconds(run.ended))
@@ -118,8 +124,33 @@ def _log_pivot(store: Store, run_id: str, output_dir: Path, sweep: str) -> None:
         store.client.log_text(run_id, text + "\n", PIVOT_FILE)
 
 
+def _others(store: Store, records: Sequence[Record]) -> dict[str, Any]:
+    """The whole runs that other sweeps may have written of these records, by digest."""
+    if not records:
+        return {}
+    since = _milliseconds(min(record.started for record in records)) - 1
+    found = _existing(store, f"tags.kind = 'cell' and attributes.start_time >= {since}")
+    runs = [run for cell in {record.cell for record in records} for run in found.get(cell, [])]
+    return {run.data.tags[DIGEST_TAG]: run for run in runs if DIGEST_TAG in run.data.tags}
+
+
+def _adopt(store: Store, run: Any, sweep: Mapping[str, Any], parent: str | None) -> None:
+    """One record has one run. Of several sweeps that hold its cell, the latest has it as a child."""
+    if parent is not None and run.data.tags.get("sweep", "") < str(sweep["id"]):  # ids begin with the time
+        earlier = run.data.tags.get(SWEEPS_TAG) or run.data.tags.get("sweep")
+        held = ", ".join(filter(None, (earlier, str(sweep["id"]))))
+        tags = {"sweep": str(sweep["id"]), PARENT_TAG: parent, SWEEPS_TAG: held}
+        _log(store, run.info.run_id, tags=tags)
+
+
 def _write_cell(
-    store: Store, folder: Path, record: Record, sweep: Mapping[str, Any] | None, parent: str | None, known: list[Any]
+    store: Store,
+    folder: Path,
+    record: Record,
+    sweep: Mapping[str, Any] | None,
+    parent: str | None,
+    known: list[Any],
+    others: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether a run was written: not if one of this very record is there, or of an earlier one of this sweep."""
     digest = hashlib.sha256((folder / RECORD_FILE).read_bytes()).hexdigest()[:16]
@@ -127,6 +158,9 @@ def _write_cell(
     same = next((run for run in whole if run.data.tags[DIGEST_TAG] == digest), None)
     if same is None and whole and sweep is not None and _ran_later(record, sweep):
         same = whole[0]  # the cell was run again by a later sweep, which has its own run of it
+    if same is None and sweep is not None and (other := (others or {}).get(digest)) is not None:
+        same = other
+        _adopt(store, other, sweep, parent)
     if same is None:
         run = cell_run(record, _series(folder), None if sweep is None else sweep["id"])
         _create(store, run, folder, record, parent, digest)
