@@ -27,6 +27,7 @@ from fourfold import compatibility, schema
 from fourfold.checks import check_types, check_whole, flatten
 from fourfold.errors import NotApplicable, Refused, nearest
 from fourfold.hardware.requests import check_request
+from fourfold.members import target
 from fourfold.recipe import resolve, will_be_accelerator
 
 CONFIG_NAME = "config"
@@ -186,7 +187,7 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
             raise Refused(f"setting.class_order={order}: choose seeded, natural, or a list of the {classes} classes")
         if isinstance(order, list) and sorted(map(str, order)) != sorted(map(str, range(classes))):
             raise Refused(f"setting.class_order={order}: must name each of the classes 0 to {classes - 1} once")
-    if "prequential" in setting["protocol"] and "classification" not in benchmark["offers"]:
+    if "prequential" in setting["protocol"] and not {"classification", "regression"} & set(benchmark["offers"]):
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
@@ -196,6 +197,8 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         if most is not None and asked > most:
             name = cell["hardware"]["name"]
             raise Refused(f"hardware.{what}={asked}: {name} has {most} (hardware.capacity.{what})")
+    if setting.get("check"):
+        target({"_target_": setting["check"]})(cell)
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)

@@ -1,6 +1,7 @@
 """What a method is handed while it learns: devices, meter, budget, named random streams, and its part of the stream."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,16 +19,19 @@ from fourfold.measure.meter import LOSS_CHUNK, Meter
 from fourfold.measure.stopwatch import Stopwatch
 from fourfold.measure.until import Until
 from fourfold.recipe import Recipe
-from fourfold.settings.stream import Hidden, Observation, Phase, Stream, batches, steps_in_a_pass
+from fourfold.settings.stream import Episodes, Hidden, Observation, Phase, Sampler, Stream, batches, steps_in_a_pass
 
 
 class Step:
     """One step of the stream: what is seen at once, and what is revealed after a prediction.
 
-    ``fresh``: its samples were not seen before in this experience.
+    ``fresh``: its samples were not seen before in this experience. ``query`` is a step that is only asked about, once
+    this one was learned; None in most settings.
     """
 
     fresh = False
+    query: "Step | None" = None
+    _since: int | None = None  # steps since the context began, where the stream is sampled
 
     def __init__(self, batch: Batch, task: Tensor | None, units: float, context: int) -> None:
         self._batch = batch
@@ -43,6 +47,14 @@ class Step:
     def reveal(self) -> Observation:
         """The inputs with their targets."""
         return Observation(self._batch.inputs, targets=self._batch.targets, **self._told)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Few-shot tasks to learn from and to judge by: inputs [tasks, samples, ...], targets [tasks, samples]."""
+
+    support: Observation
+    query: Observation
 
 
 class Run:
@@ -72,6 +84,7 @@ class Run:
         self.watch = Stopwatch("setup", "learn", "evaluate")
         self.keeper = Keeper()
         engine.phase = self.meter.phase
+        self.findings: dict[str, Any] = {}  # what the method tells of itself for the record: plain data
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
@@ -80,10 +93,16 @@ class Run:
 
     def judge(self, step: Step, prediction: Tensor) -> None:
         """Scores a prediction made before the targets of its step were revealed; the score is kept unread."""
-        self.meter.score(self.benchmark.score(prediction.detach(), step._batch.targets))
+        self.meter.note("score", self.benchmark.score(prediction.detach(), step._batch.targets))
+
+    def note(self, name: str, value: Tensor | float) -> None:
+        """Keeps a number of the running step, unread, in the record's series of that name."""
+        self.meter.note(name, value.detach() if isinstance(value, Tensor) else value)
 
     def tick(self, step: Step, loss: Tensor | None) -> None:
         """Ends a step: its units are done, its loss (if any) is kept unread."""
+        if step._since is not None:
+            self.meter.note("since_switch", float(step._since))
         self.meter.tick(step.units, loss, step._context)
         self.bar.update()
         if self.meter.steps % (4 * LOSS_CHUNK) == 0 and not self.meter.last_losses_finite():
@@ -138,6 +157,9 @@ class Experience:
         if self._data is None:
             while True:
                 yield Step(Batch(None, None), None, 0.0, 0)
+        if self._phase.draw is not None:
+            yield from self._sampled(self._phase.draw, place)
+            return
         for number, indices, contexts, of_all, batch in self._batches(place.batch):
             place.batch = number + 1
             step = self._step(indices, contexts, "task_labels_train", batch)
@@ -149,8 +171,8 @@ class Experience:
         """From batch number ``first`` on: its number, this rank's indices and contexts, the samples of all ranks, and
         the batch where processes prepare it."""
         run = self._run
-        rank, world, draw = run.engine.rank, run.engine.world, self._phase.draw or batches
-        drawn = draw(self._phase, run.recipe.batch * world, run.seed, first)
+        rank, world = run.engine.rank, run.engine.world
+        drawn = batches(self._phase, run.recipe.batch * world, run.seed, first)
         # A rank without samples would leave the others waiting for its gradient.
         whole = ((number, *part) for number, part in enumerate(drawn, first) if len(part[0]) >= world)
         own = ((number, i[rank::world], c[rank::world], len(i)) for number, i, c in whole)
@@ -161,19 +183,65 @@ class Experience:
         for one, batch in prepared(self._stream.train, own, run.recipe.workers, run.engine.device):
             yield (*one, batch)
 
-    def _step(self, indices: Tensor, contexts: Tensor, fact: str, batch: Batch | None = None) -> Step:
+    def _sampled(self, draw: Sampler, place: Place) -> Iterator[Step]:
+        """The steps of a stream that is drawn as it goes; they are small, so that no process prepares them."""
+        run = self._run
+        rank, world = run.engine.rank, run.engine.world
+        for indices, contexts, targets, since, query in draw(
+            self._phase, run.recipe.batch * world, run.seed, place.batch
+        ):
+            place.batch += 1
+            if len(indices) < world:
+                continue  # a rank without samples would leave the others waiting for its gradient
+            own = None if targets is None else targets[rank::world]
+            step = self._step(indices[rank::world], contexts[rank::world], "task_labels_train", targets=own)
+            step._since = since
+            if query is not None:
+                step.query = self._step(query.indices, query.contexts, "task_labels_test", targets=query.targets)
+            if world > 1:
+                step.units *= len(indices) / len(indices[rank::world])
+            yield step
+
+    def _step(
+        self, indices: Tensor, contexts: Tensor, fact: str, batch: Batch | None = None, targets: Tensor | None = None
+    ) -> Step:
         assert self._data is not None
         device = self._run.engine.device
         if batch is None:
             batch = self._data.batch(indices.to(device, non_blocking=True))
+        if targets is not None:
+            batch = Batch(batch.inputs, targets.to(device, non_blocking=True))
         context = int(contexts[0])
-        task = (
-            contexts.to(device, non_blocking=True) if self._relabel is not None or fact in self._stream.grants else None
-        )
+        told = fact in self._stream.grants
+        task = contexts.to(device, non_blocking=True) if self._relabel is not None or told else None
         if self._relabel is not None:
             batch = Batch(batch.inputs, self._relabel[task, batch.targets])
-        told = task if fact in self._stream.grants else None
-        return Step(batch, told, self._run.benchmark.units(batch), context)
+        return Step(batch, task if told else None, self._run.benchmark.units(batch), context)
+
+    @property
+    def episodes(self) -> Episodes:
+        """The tasks of pre-training: their size, and how long to train at most."""
+        assert self._phase.episodes is not None, "only pre-training has episodes"
+        return self._phase.episodes
+
+    def tasks(self, part: str, number: int, count: int, queries: int) -> Tasks:
+        """Batch ``number`` of ``count`` tasks for pre-training (``part`` train) or for judging it (validation).
+
+        ``queries`` samples a class to judge by, or as many as there are beside the support. Raises Failed once the time
+        of the cell is up.
+        """
+        self._run.until.check_time()
+        support, labels, query, answers = self.episodes.draw(part, number, count, queries)
+        return Tasks(self._observed(support, labels), self._observed(query, answers))
+
+    def _observed(self, indices: Tensor, targets: Tensor | None) -> Observation:
+        assert self._data is not None
+        device = self._run.engine.device
+        batch = self._data.batch(indices.flatten().to(device))
+        shape = indices.shape
+        inputs = batch.inputs.view(*shape, *batch.inputs.shape[1:])
+        told = batch.targets.view(*shape, *batch.targets.shape[1:]) if targets is None else targets.to(device)
+        return Observation(inputs, targets=told)
 
     @property
     def samples(self) -> int:

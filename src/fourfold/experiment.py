@@ -129,6 +129,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "gradients_zeroed": watched.zeroed(),
             "fingerprint": fingerprint(series["loss"]),
             "contexts": stream.describe(),
+            "score": benchmark.score_name,
+            "method": run.findings,
         }
     if counts_flops(cell, recipe.scale, device.accelerator):
         record.measurements["flops"] = tracing.work(cell, recipe, benchmark, stream)

@@ -169,6 +169,7 @@ class FileKeeper(Keeper):
             "seconds": self.run.watch.read(),
             "cpu_seconds": self.cpu_seconds(),
             "stopped_by": self.run.until.reason,
+            "findings": self.run.findings,
         }
         return {
             "place": asdict(self.place) | {"seconds": self.run.until.spent() if self.place.step else 0.0},
@@ -204,6 +205,7 @@ class FileKeeper(Keeper):
         self.place = Place(**content["place"])
         self.place.loop = 0
         self.run.until.reason = facts["stopped_by"]
+        self.run.findings.update(facts["findings"])
         self.run.watch.add(facts["seconds"])
         self.cpu_before = facts["cpu_seconds"]
         self.record.evaluations[:] = facts["evaluations"]

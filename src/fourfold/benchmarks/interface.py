@@ -63,6 +63,8 @@ class Benchmark:
 
     objective: Objective
     metric_name = "accuracy"
+    score_name = "accuracy"  # of ``score``
+    more_is_better = True  # of ``score``
 
     def __init__(self, node: Mapping[str, Any], recipe: Recipe, data_dir: str, seed: int) -> None:
         self.name: str = node["name"]

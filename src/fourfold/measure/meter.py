@@ -35,8 +35,7 @@ class Meter:
         self._waiting: list[Tensor] = []
         self._loss_steps: list[int] = []
         self._phases: list[tuple[str, int, int, int]] = []
-        self._scores: list[Tensor] = []
-        self._score_steps: list[int] = []
+        self._notes: dict[str, tuple[list[int], list[Tensor | float]]] = {}  # by name: steps, and the value at each
         self._before = np.zeros(0)  # seconds of the steps that were done before an interruption
         self._phases_before: dict[str, float] = {}
 
@@ -67,10 +66,11 @@ class Meter:
         self.steps += 1
         self.units += units
 
-    def score(self, value: Tensor) -> None:
-        """Keeps the score of the running step's prediction, on its device, unread."""
-        self._score_steps.append(self.steps)
-        self._scores.append(value)
+    def note(self, name: str, value: Tensor | float) -> None:
+        """Keeps a number of the running step, on its device, unread: the score of its prediction, say."""
+        steps, values = self._notes.setdefault(name, ([], []))
+        steps.append(self.steps)
+        values.append(value)
 
     def phase(self, name: str) -> "Phase":
         """Names a part of a step, so that its share of the time is known: ``with meter.phase("forward"): ...``"""
@@ -101,8 +101,8 @@ class Meter:
 
     def series(self) -> dict[str, np.ndarray]:
         """One entry a step: step_seconds, step_units, step_ended (since ``zero``), loss, context; of the shares that
-        were marked SHARE_seconds; and score if predictions were judged. Of steps before an interruption, when they
-        ended and what they were made of is nan.
+        were marked SHARE_seconds; and what was noted, nan where it was not: score, if predictions were judged. Of steps
+        before an interruption, when they ended and what they were made of is nan.
         """
         times = self.clock.resolve()
         series = {
@@ -113,10 +113,10 @@ class Meter:
             "loss": self.losses(),
             "context": np.asarray(self._contexts, dtype=np.int32),
         }
-        if self._scores:
-            series["score"] = np.full(self.steps, np.nan)
-            judged = [at for at in self._score_steps if at < self.steps]
-            series["score"][judged] = torch.stack(self._scores[: len(judged)]).float().cpu().numpy()
+        for name, (steps, values) in self._notes.items():
+            series[name] = np.full(self.steps, np.nan)
+            noted = [at for at in steps if at < self.steps]
+            series[name][noted] = _read(values[: len(noted)])
         return series
 
     def _shares(self, times: np.ndarray) -> dict[str, np.ndarray]:
@@ -170,8 +170,10 @@ class Meter:
             "losses": torch.stack(self._losses) if self._losses else None,
             "waiting": torch.stack(self._waiting) if self._waiting else None,
             "loss_steps": torch.tensor(self._loss_steps, dtype=torch.int64),
-            "scores": torch.stack(self._scores) if self._scores else None,
-            "score_steps": torch.tensor(self._score_steps, dtype=torch.int64),
+            "notes": {
+                name: [torch.tensor(steps, dtype=torch.int64), torch.from_numpy(_read(values))]
+                for name, (steps, values) in self._notes.items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -180,10 +182,11 @@ class Meter:
         self._units, self._contexts = state["step_units"].tolist(), state["contexts"].tolist()
         self.steps = len(self._units)
         self._before, self._phases_before = state["step_seconds"].numpy(), dict(state["phases"])
-        self._losses, self._waiting, self._scores = (
-            [] if state[name] is None else list(state[name].unbind()) for name in ("losses", "waiting", "scores")
+        self._losses, self._waiting = (
+            [] if state[name] is None else list(state[name].unbind()) for name in ("losses", "waiting")
         )
-        self._loss_steps, self._score_steps = state["loss_steps"].tolist(), state["score_steps"].tolist()
+        self._loss_steps = state["loss_steps"].tolist()
+        self._notes = {name: (steps.tolist(), values.tolist()) for name, (steps, values) in state["notes"].items()}
 
 
 class Phase:
@@ -200,3 +203,10 @@ class Phase:
     def __exit__(self, *_: object) -> None:
         meter = self.meter
         meter._phases.append((self.name, meter.steps, self.begin, meter.clock.mark()))
+
+
+def _read(values: list[Tensor | float]) -> np.ndarray:
+    """Numbers, or tensors [] of one device; a stretch of tensors is read at once."""
+    if values and all(isinstance(value, Tensor) for value in values):
+        return torch.stack(values).double().cpu().numpy()  # type: ignore[arg-type]
+    return np.asarray([float(value) for value in values], dtype=np.float64)

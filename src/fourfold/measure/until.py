@@ -50,9 +50,7 @@ class Until:
 
     def over(self, steps: int, meter: Meter) -> bool:
         """Whether the phase is over after this many of its steps. Raises Failed once the cell's time is up."""
-        now = time.monotonic()
-        if now > self.deadline:
-            raise Failed(f"not done after timeout={self.timeout:g} seconds", reason="timeout")
+        now = self.check_time()
         if steps >= self.last:
             self.reason = self.rule["rule"] if steps >= self.limit else "data"
             return True
@@ -64,6 +62,13 @@ class Until:
             self.next_look = math.ceil(steps * LOOK_AGAIN)
             return self._steady(meter)
         return False
+
+    def check_time(self) -> float:
+        """The time now, in seconds. Raises Failed once the cell's time is up."""
+        now = time.monotonic()
+        if now > self.deadline:
+            raise Failed(f"not done after timeout={self.timeout:g} seconds", reason="timeout")
+        return now
 
     def _steady(self, meter: Meter) -> bool:
         with meter.excluded():

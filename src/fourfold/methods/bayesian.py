@@ -69,11 +69,11 @@ class BGD(Finetune):
     @torch.no_grad()
     def _update(self, means: Mapping[str, Tensor], slope: Mapping[str, Tensor], bend: Mapping[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
-            deviation = self.deviation[name]
-            half = 0.5 * deviation * bend[name]
-            parameter.copy_(means[name] - self.rate * deviation.square() * slope[name])
+            mean, self.deviation[name] = bayesian_step(
+                means[name], self.deviation[name], slope[name], bend[name], self.rate
+            )
+            parameter.copy_(mean)
             parameter.grad = None
-            self.deviation[name] = deviation * ((1 + half.square()).sqrt() - half)
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.draw).to(self.device)
@@ -85,3 +85,9 @@ class BGD(Finetune):
         super().load_state_dict(state)
         self.deviation = dict(state["deviation"])
         self.draw.set_state(state["draw"])
+
+
+def bayesian_step(mean: Tensor, deviation: Tensor, slope: Tensor, bend: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """The new mean and deviation of a parameter; slope is E[dL/dp] and bend E[dL/dp e] (Zeno et al. 2018, eq. 8-9)."""
+    half = 0.5 * deviation * bend
+    return mean - rate * deviation.square() * slope, deviation * ((1 + half.square()).sqrt() - half)

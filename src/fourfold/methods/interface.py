@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark
@@ -45,6 +46,9 @@ class Method:
                 loss = self.observe(step.reveal())
                 if step.fresh and self.outputs_before is not None:
                     run.judge(step, self.outputs_before)
+            if step.query is not None:
+                with torch.no_grad():
+                    run.judge(step.query, self.predict(step.query.observation))
             run.tick(step, loss)
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:

@@ -11,7 +11,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fourfold.metrics import alignment, continual, learning
+from fourfold.metrics import alignment, continual, learning, online
 from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
 from fourfold.metrics.throughput import Rate, rate, rate_over_repeats
@@ -45,14 +45,16 @@ TRANSFER_FIGURES = {
 
 def figures(record: Record, series: Series | None = None) -> dict[str, float]:
     """Every number of a cell by its name; docs/metrics.md says what each is and its unit."""
+    score = record.measurements.get("score") or "accuracy"  # what the predictions of a stream are judged by
     found: dict[str, float | None] = {
         **throughput_figures(record, series or {}),
         **loss_figures(series or {}),
         **generation_figures(series or {}),
         **serving_figures(series or {}, record.config.get("method") or {}),
         **evaluation_figures(record),
-        **online_figures(series or {}),
+        **(online_figures(series or {}) if score == "accuracy" else {}),
         **alignment.figures(series or {}),
+        **online.figures(series or {}, record.measurements.get("contexts") or [], score),
         **learning.costs(record.measurements),
         **energy_figures(record.measurements, record.config.get("measure") or {}, series or {}, devices_of(record)),
         "total_seconds": None if record.ended is None else record.ended - record.started,

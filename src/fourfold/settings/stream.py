@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,12 +49,46 @@ class Context:
     outputs: tuple[int, ...] | None = None
 
 
+class Drawn(NamedTuple):
+    """One batch of a sampled stream: indices [batch] into the data and the context of each [batch].
+
+    targets: [batch], where they are not the data's own; since: steps since the context began; query: the batch that is
+    to be predicted once this one was learned, where a setting shows a support set first.
+    """
+
+    indices: Tensor
+    contexts: Tensor
+    targets: Tensor | None = None
+    since: int | None = None
+    query: "Drawn | None" = None
+
+
+Sampler = Callable[..., Iterator[Drawn]]  # (phase, batch size, seed, first batch) -> one batch after another
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Tasks to be learned apart from the stream: ``draw(part, number, tasks, queries)`` gives indices and targets of
+    support [tasks, ways * shots] and query sets [tasks, ways * queries], the same for the same number, for ``part``
+    train or validation (where there are classes for that).
+
+    epochs: passes of training at most, of ``batches`` batches of tasks each: what the benchmark's recipe says.
+    """
+
+    ways: int
+    shots: int
+    epochs: int
+    batches: int
+    validation: bool
+    draw: Callable[[str, int, int, int], tuple[Tensor, Tensor | None, Tensor, Tensor | None]]
+
+
 @dataclass(frozen=True)
 class Phase:
     """One call of ``learn``: the samples that come (indices, and the context of each), and whether more than once.
 
     A setting that samples its stream, rather than list it, gives ``draw``: (phase, batch size, seed, first batch) ->
-    indices and contexts of one batch after another from that one on, without drawing those before.
+    one batch after another from that one on, without drawing those before. A phase of pre-training gives ``episodes``.
     """
 
     index: int
@@ -62,7 +96,8 @@ class Phase:
     indices: Tensor | None
     context_of: Tensor | None
     ordered: bool = False  # the order of the samples is part of the setting: seen once, as they come
-    draw: Callable[["Phase", int, int, int], Iterator[tuple[Tensor, Tensor]]] | None = None  # instead of ``batches``
+    draw: Sampler | None = None  # instead of ``batches``
+    episodes: Episodes | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +131,9 @@ class Stream:
         """The stream in words, one line a context."""
         lines = []
         for context in self.contexts:
+            if context.train is None and context.test is None:
+                lines.append(f"context {context.index}: {context.name}")
+                continue
             train = "-" if context.train is None else len(context.train)
             test = "-" if context.test is None else len(context.test)
             lines.append(f"context {context.index}: {context.name}, {train} training and {test} test samples")

@@ -1,0 +1,121 @@
+"""Training before the stream: MAML on tasks of the classes that are kept for it (Finn, Abbeel & Levine 2017)."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.benchmarks.interface import LossOf
+from fourfold.experience import Experience, Run, Tasks
+from fourfold.methods.inner_loop import losses_of_tasks
+from fourfold.methods.kept_weights import load, place, save
+
+Judge = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of one task -> score []
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How to train before the stream; for how long at most, the benchmark says.
+
+    tasks: of a meta-batch; patience: epochs without a better score on the validation classes before it ends; queries:
+    samples a class and task to judge by; vectorised: "auto" (on an accelerator), "on" or "off": the tasks of a
+    meta-batch at once or one after another; keep: a folder of results to take it from, or to add it to.
+    """
+
+    tasks: int
+    patience: int
+    queries: int
+    vectorised: str
+    keep: str | None = None
+    validation_tasks: int = 40
+
+
+def meta_train(
+    experience: Experience,
+    run: Run,
+    plan: Pretraining,
+    network: nn.Module,
+    loss_of: LossOf,
+    rates: Mapping[str, Tensor],
+    optimizer: Any,
+    *,
+    steps: int,
+    adapted: tuple[str, ...],
+    first_order: bool,
+) -> None:
+    """Trains the network's parameters (and those rates that the optimizer has) in place; the best epoch is kept.
+
+    An epoch is as good as its mean score on tasks of the validation classes, the same ones each time; where there are
+    none, the last epoch stays. Tells the record how it went.
+    """
+    started = time.perf_counter()
+    values: dict[str, nn.Parameter] = dict(network.named_parameters())
+    vectorised = plan.vectorised == "on" or (plan.vectorised == "auto" and run.engine.device.type != "cpu")
+    if plan.keep is not None:
+        recipe = [run.recipe.model, run.recipe.data, run.recipe.optimizer, run.recipe.precision]
+        decides = [vars(plan), run.benchmark.name, recipe, run.seed, steps, adapted, first_order]
+        begun = {name: float(rate) for name, rate in rates.items()}
+        path = place(plan.keep, {"decides": [*decides, experience.episodes.ways, experience.episodes.shots, begun]})
+        told = load(path, values, rates)
+        if told is not None:
+            run.findings["pretraining"] = {**told, "kept": True}
+            return
+    how: dict[str, Any] = {"steps": steps, "adapted": adapted, "vectorised": vectorised}
+    best: tuple[float, dict[str, Tensor], dict[str, Tensor]] | None = None
+    curve: list[float] = []
+    since = epoch = 0
+    epochs, batches = experience.episodes.epochs, experience.episodes.batches
+    while epoch < epochs and since < plan.patience:
+        for number in range(epoch * batches, (epoch + 1) * batches):
+            tasks = _tensors(experience.tasks("train", number, plan.tasks, plan.queries))
+            losses, _ = losses_of_tasks(network, loss_of, dict(values), rates, tasks, first_order=first_order, **how)
+            optimizer.zero_grad(set_to_none=True)
+            losses.mean().backward()
+            optimizer.step()
+        epoch += 1
+        score = _validate(experience, run, plan, network, loss_of, rates, how)
+        if score is None:
+            continue
+        curve.append(score)
+        since += 1
+        if best is None or score > best[0]:
+            best = score, _copied(values), _copied(rates)
+            since = 0
+    if best is not None:
+        with torch.no_grad():
+            for name, value in best[1].items():
+                values[name].copy_(value)
+            for name, value in best[2].items():
+                rates[name].copy_(value)
+    told = {"epochs": epoch, "meta_batches": epoch * batches, "validation": curve}
+    run.findings["pretraining"] = told
+    if plan.keep is not None:
+        save(path, values, rates, {**told, "seconds": time.perf_counter() - started})
+
+
+def _validate(
+    experience: Experience, run: Run, plan: Pretraining, network: nn.Module, loss_of: LossOf, rates: Any, how: Any
+) -> float | None:
+    if not experience.episodes.validation:
+        return None
+    scores = []
+    values = {name: value.detach() for name, value in network.named_parameters()}
+    fixed = {name: value.detach() for name, value in rates.items()}
+    for number in range(0, plan.validation_tasks, plan.tasks):
+        tasks = _tensors(experience.tasks("validation", number, plan.tasks, plan.queries))
+        with torch.no_grad():
+            _, outputs = losses_of_tasks(network, loss_of, values, fixed, tasks, first_order=True, **how)
+        scores += [run.benchmark.score(one, told) for one, told in zip(outputs, tasks[3], strict=True)]
+    mean = float(torch.stack(scores).mean())
+    return mean if run.benchmark.more_is_better else -mean
+
+
+def _tensors(tasks: Tasks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return tasks.support.inputs, tasks.support.targets, tasks.query.inputs, tasks.query.targets
+
+
+def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in values.items()}
