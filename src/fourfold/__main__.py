@@ -112,6 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     _output_option(importing)
     importing.set_defaults(command=_import)
 
+    status = commands.add_parser("status", help="how far a sweep is: counts, running cells, failures")
+    status.add_argument("sweep", nargs="?", metavar="SWEEP", help="an id, or the beginning of it (default: the latest)")
+    status.add_argument("--follow", action="store_true", help="until it has ended")
+    _output_option(status)
+    status.set_defaults(command=_status)
+
+    logs = commands.add_parser("logs", help="what a cell logged and printed")
+    logs.add_argument("cell", metavar="CELL", help="its name, or a part of it that no other has")
+    logs.add_argument("--follow", action="store_true", help="and what comes, until it ends")
+    _output_option(logs)
+    logs.set_defaults(command=_logs)
+
+    cancel = commands.add_parser("cancel", help="ask a sweep or a cell to end; a second time, end it at once")
+    cancel.add_argument("target", metavar="SWEEP|CELL", help="as for status and logs")
+    _output_option(cancel)
+    cancel.set_defaults(command=_cancel)
+
     ui = commands.add_parser("ui", help="MLflow's page on the runs, on this machine only")
     ui.add_argument("--port", type=int, default=5000, help="default: 5000")
     _tracking_options(ui)
@@ -237,6 +254,24 @@ def _import(options: argparse.Namespace) -> int:
     sweep, records = import_run(options.folder, options.output_dir)
     print(f"sweep {sweep}: {len(records)} records of {len({r.axes['benchmark'] for r in records})} benchmarks")
     return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from fourfold.cli.sweeps import status
+
+    return status(options.output_dir, options.sweep, options.follow)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from fourfold.cli.sweeps import logs
+
+    return logs(options.output_dir, options.cell, options.follow)
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from fourfold.cli.sweeps import cancel
+
+    return cancel(options.output_dir, options.target)
 
 
 def _ui(options: argparse.Namespace) -> int:

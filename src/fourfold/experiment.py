@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fourfold.measure.until import Until
 from fourfold.measure.work import GradientWatch
 from fourfold.methods import interface as methods
 from fourfold.metrics.verification import fingerprint
+from fourfold.pulse import Pulse
 from fourfold.randomness import seed_of
 from fourfold.recipe import resolve
 from fourfold.record import Record
@@ -102,7 +104,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     watched = GradientWatch()
     monitor.begin(run.meter.zero)
     try:
-        with run.keeper:
+        with run.keeper, beating(folder, run):
             learn_and_judge(method, stream, run, record)
     finally:
         monitor.close()
@@ -139,6 +141,12 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     losses = series["loss"] = engine.mean_over_ranks(series["loss"])
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
+
+
+def beating(folder: Path, run: Run) -> AbstractContextManager[Any]:
+    """Tells others how far the cell is, from its first rank."""
+    meter = run.meter
+    return Pulse(folder, lambda: (meter.steps, meter.units), meter.unit, run.until) if rank() == 0 else nullcontext()
 
 
 def keeps(cell: Mapping[str, Any], run: Run, method: Any) -> bool:

@@ -29,6 +29,11 @@ def warn(line: str) -> None:
         print(f"warning: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
+def began_line(cell: str, job: str | None) -> str:
+    """When a cell is started here, or handed to a scheduler as a job."""
+    return f"started {cell}" if job is None else f"submitted {cell} (job {job})"
+
+
 def ended_line(found: "Record", number: int, total: int) -> str:
     """``[ 3/12] done         digits-cpu-...-seed0-abc  0.931  1.2k images/s``"""
     width = len(str(total))

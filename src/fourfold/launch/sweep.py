@@ -1,19 +1,21 @@
 """Running a planned sweep: what is left to run, the launcher, the manifest, MLflow, the summary."""
 
 import os
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 
 from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
-from fourfold.launch import progress
+from fourfold.launch import cancelling, progress
 from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
 from fourfold.launch.manifest import Manifest, close_dead
 from fourfold.launch.preview import preview
-from fourfold.launch.sharing import Launch, launch_in_rounds
+from fourfold.launch.sharing import Launch, OnEnd, OnStart, launch_in_rounds
 from fourfold.record import Record
 
 
@@ -53,7 +55,10 @@ def run_sweep(
     prepare_tracking(first["tracking"], output_dir)
     from fourfold.tracking.following import following
 
-    with following(first["tracking"], output_dir, manifest.content):
+    with (
+        following(first["tracking"], output_dir, manifest.content),
+        _view(manifest, output_dir, first["progress"]),
+    ):
         records, returns = _launch(chosen, launch, manifest)
     everything = [records.get(p.index) or kept.get(p.index) for p in found.cells]
     all_records = [record for record in everything if record is not None]
@@ -70,21 +75,34 @@ def _launch(chosen: list[PlannedCell], launch: Launch, manifest: Manifest) -> tu
     records: dict[int, Record] = {}
 
     def on_start(planned: PlannedCell, job: str | None) -> None:
-        manifest.update(planned.index, job=job)
+        manifest.update(planned.index, job=job, begun=time.time())
+        progress.say(progress.began_line(planned.name, job))
 
     def on_end(planned: PlannedCell, ending: Ending) -> None:
         found = settle(planned.cell, planned.folder, planned.overrides, planned.before, ending)
         records[planned.index] = found
-        manifest.update(planned.index, state=found.state, job=ending.job)
+        why = progress.first_line(found.message)
+        manifest.update(planned.index, state=found.state, job=ending.job, **({"why": why} if why else {}))
         progress.say(progress.ended_line(found, len(records), len(chosen)))
 
-    returns = launch_in_rounds(chosen, launch, on_start, on_end, chosen[0].cell["retries"]) if chosen else []
+    def judging(some: list[PlannedCell], on_start: OnStart, on_end: OnEnd) -> list[JobReturn]:
+        return launch(some, on_start, lambda p, ending: on_end(p, cancelling.judged(manifest.folder, p.name, ending)))
+
+    returns = launch_in_rounds(chosen, judging, on_start, on_end, chosen[0].cell["retries"]) if chosen else []
     for planned in chosen:  # what the user's Ctrl-C left unstarted: not written, so that an older record stays
         if planned.index not in records:
             record = blank_record(planned.cell, planned.name, planned.overrides)
             record.state, record.reason, record.message = INTERRUPTED, INTERRUPTED, "interrupted before it was started"
             records[planned.index] = record
     return records, returns
+
+
+def _view(manifest: Manifest, output_dir: Path, asked: str) -> AbstractContextManager[Any]:
+    """What a terminal shows of the sweep while the block runs."""
+    from fourfold.launch import leases, view
+    from fourfold.launch.snapshot import snapshot
+
+    return view.live(lambda: snapshot(manifest.content, output_dir, leases.Holder()), asked)
 
 
 # ------------------------------------------------------------------------------------------- what is left

@@ -47,7 +47,7 @@ def read_sweep(output_dir: Path, name: str | None = None) -> Sweep:
 
     Raises Refused if there is no such sweep, or its manifest cannot be read.
     """
-    manifest = _manifest(output_dir, name)
+    manifest = find_manifest(output_dir, name)
     try:
         content = json.loads(manifest.read_text())
         cells = [_manifest_cell(output_dir, cell) for cell in content["cells"]]
@@ -75,7 +75,18 @@ def sweeps(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_started(path), path.parent.name))
 
 
-def _manifest(output_dir: Path, name: str | None) -> Path:
+def load_manifest(sweep: Path) -> dict[str, Any]:
+    """The content of the manifest in a sweep's folder. Raises Refused if it cannot be read."""
+    try:
+        content = json.loads((sweep / MANIFEST_FILE).read_text())
+        content["id"], content["started"], content["cells"]
+        return content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{sweep / MANIFEST_FILE}: not a readable manifest ({type(error).__name__})") from error
+
+
+def find_manifest(output_dir: Path, name: str | None) -> Path:
+    """The manifest of a sweep by its id or the beginning of it, the latest without. Raises Refused if there is none."""
     found = sweeps(output_dir)
     if not found:
         raise Refused(f"no sweep in {output_dir / 'sweeps'} yet; run one: python run.py -m benchmark=digits seed=0,1")
