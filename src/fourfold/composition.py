@@ -122,7 +122,7 @@ def check_cell(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 def choices_of(config: DictConfig) -> tuple[str, ...]:
     """The choices of groups that a configuration was composed from, and where they were searched, as overrides."""
     chosen = config.hydra.runtime.choices
-    groups = [group for group in chosen if not group.startswith("hydra/") and group != "tuned"]
+    groups = [group for group in chosen if not group.startswith(("hydra/", "tuned"))]
     searched = [override for override in config.hydra.overrides.hydra if "hydra.searchpath" in override]
     return (*(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None), *searched)
 
@@ -148,15 +148,15 @@ def base_configuration(choices: tuple[str, ...]) -> DictConfig:
 def check_tuned(config: DictConfig) -> None:
     """An optional default is dropped silently where its file is absent; a choice of the user must not be."""
     for override in _tuned_words(config):
-        name = override.split("=", 1)[1]
-        folder, _, option = name.rpartition("/")
-        options = GlobalHydra.instance().config_loader().get_group_options(f"tuned/{folder}".rstrip("/"))
+        group, _, name = override.lstrip("+").partition("=")
+        folder, _, option = f"{group}/{name}".rpartition("/")
+        options = GlobalHydra.instance().config_loader().get_group_options(folder)
         if option not in options:
-            raise Refused(f"tuned={name}: no such tuned values; {folder or 'tuned'} has {', '.join(options) or 'none'}")
+            raise Refused(f"{group}={name}: no such tuned values; {folder} has {', '.join(options) or 'none'}")
 
 
 def _tuned_words(config: DictConfig) -> list[str]:
-    return [str(word) for word in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned=", str(word))]
+    return [str(word) for word in config.hydra.overrides.task if re.match(r"^\+{0,2}tuned(/rule)?=", str(word))]
 
 
 def check_applicability(cell: Mapping[str, Any]) -> None:

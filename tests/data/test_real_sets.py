@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import io
 import struct
 import tarfile
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from fourfold.__main__ import main
+from fourfold.composition import config_directory
 from fourfold.data import idx, photographs, sources
 from fourfold.errors import Refused, Unavailable
+from fourfold.members import target
 from learning import make_stream
 
 DRAW = np.random.default_rng(0)
@@ -102,11 +106,11 @@ def test_emnist_is_turned_upright_and_its_letters_count_from_0(put: Any) -> None
         members[f"gzip/emnist-letters-{part}-images-idx3-ubyte.gz"] = idx_bytes(pictures)
         members[f"gzip/emnist-letters-{part}-labels-idx1-ubyte.gz"] = idx_bytes(np.arange(26) + 1)
     folder = put("emnist", {"gzip.zip": zipped(members)})
-    sets = idx.emnist(folder, 0, "letters", 26)
+    sets = idx.emnist(folder, 0, "emnist", "letters", 26)
     assert torch.equal(sets.train.inputs[3, 0], torch.tensor(pictures[3].T, dtype=torch.uint8))
     assert sets.train.targets.tolist() == list(range(26))
     with pytest.raises(Unavailable, match="has no gzip/emnist-digits"):
-        idx.emnist(folder, 0, "digits", 10)
+        idx.emnist(folder, 0, "emnist", "digits", 10)
 
 
 @pytest.mark.parametrize(("name", "labels", "classes"), [("cifar10", "fine", 10), ("cifar100", "coarse", 20)])
@@ -139,7 +143,7 @@ def test_cifar10_as_jpeg_takes_classes_from_its_folders(put: Any) -> None:
         f"cifar10-jpeg-{part}.zip": zipped({k: v for k, v in parts.items() if k.startswith(part)})
         for part in ("train", "test")
     }
-    sets = photographs.cifar10_jpeg(put("cifar10_jpeg", contents), 0)
+    sets = photographs.cifar10_jpeg(put("cifar10_jpeg", contents), 0, "cifar10_jpeg")
     assert sets.train.targets.tolist() == [0, 1, 2]
     assert sets.train.inputs.shape == (3, 3, 32, 32)
     assert (sets.test.inputs.float() - 100).abs().max() <= 2
@@ -152,7 +156,7 @@ def test_imagenet32_counts_its_labels_from_0(put: Any) -> None:
         return stream.getvalue()
 
     contents = {file.name: batch(2) for file in sources.SOURCES["imagenet32"].files}
-    sets = photographs.imagenet32(put("imagenet32", contents), 0)
+    sets = photographs.imagenet32(put("imagenet32", contents), 0, "imagenet32")
     assert sets.train.targets.tolist() == [0, 1] * 10
     assert sets.test.inputs.shape == (2, 3, 32, 32)
 
@@ -166,7 +170,9 @@ def test_tiny_imagenet_reads_the_labels_of_its_validation_part(put: Any) -> None
         f"{root}/val/images/val_0.JPEG": png(white, "JPEG"),
         f"{root}/val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t1\t1\n",
     }
-    sets = photographs.tiny_imagenet(put("tiny_imagenet", {"tiny-imagenet-200.zip": zipped(members)}), 0)
+    sets = photographs.tiny_imagenet(
+        put("tiny_imagenet", {"tiny-imagenet-200.zip": zipped(members)}), 0, "tiny_imagenet"
+    )
     assert sets.train.targets.tolist() == [0, 1]
     assert sets.test.targets.tolist() == [1]
     assert sets.train.inputs.float().mean((1, 2, 3)).tolist() == [0, 255]
@@ -182,7 +188,7 @@ def test_core50_holds_three_sessions_out_and_keeps_sessions_as_domains(put: Any)
         for frame in (0, 1, 2)
     }
     folder = put("core50", {"core50_128x128.zip": zipped(members)})
-    sets = photographs.core50(folder, 0, "categories", 10, every=2, image_size=16)
+    sets = photographs.core50(folder, 0, "core50", "categories", 10, every=2, image_size=16)
     assert sets.train.targets.tolist() == [0, 0, 1, 1] * 2
     assert sets.train.domains.tolist() == [0] * 4 + [1] * 4
     assert sets.train.inputs[:, 0, 0, 0].tolist() == [10, 12, 10, 12, 20, 22, 20, 22]
@@ -208,7 +214,7 @@ def test_omniglot_joins_its_parts_and_splits_by_alphabets(put: Any) -> None:
         f"{names[1]}.zip": omniglot_zip(names[1], {"Latin": 3, "Tagalog": 1}),  # Latin is in both
     }
     folder = put("omniglot", contents)
-    sets = photographs.omniglot(folder, 0, names, characters=6, drawings=15, image_size=28)
+    sets = photographs.omniglot(folder, 0, "omniglot", names, characters=6, drawings=15, image_size=28)
     assert sets.train.targets.bincount().tolist() == [15] * 6
     assert sets.test.targets.bincount().tolist() == [5] * 6
     assert sets.train.domains[::15].tolist() == [0, 0, 1, 1, 1, 2]
@@ -222,7 +228,7 @@ def test_omniglot_joins_its_parts_and_splits_by_alphabets(put: Any) -> None:
     stream = make_stream("task_incremental", Characters(), split="domains", contexts=3)  # type: ignore[arg-type]
     assert [context.outputs for context in stream.contexts] == [(0, 1), (2, 3, 4), (5,)]
     with pytest.raises(Refused, match="characters=100: these data have 6"):
-        photographs.omniglot(folder, 0, names, characters=100, drawings=15, image_size=28)
+        photographs.omniglot(folder, 0, "omniglot", names, characters=100, drawings=15, image_size=28)
 
 
 # ------------------------------------------------------------------------------- missing and damaged
@@ -334,7 +340,17 @@ def test_real_files_load(name: str, real_data: str) -> None:
 @pytest.mark.data
 def test_real_drawings_load(real_data: str) -> None:
     names = ("images_background_small1", "images_background_small2")
-    sets = photographs.omniglot(real_data, 0, names, characters=242, drawings=15, image_size=28)
+    sets = photographs.omniglot(real_data, 0, "omniglot", names, characters=242, drawings=15, image_size=28)
     assert len(sets.train) == 242 * 15
     ink = sets.train.inputs.float().mean() / 255
     assert 0.02 < ink < 0.2
+
+
+@pytest.mark.parametrize(
+    "path", sorted((config_directory() / "benchmark" / "data").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_loader_takes_the_values_of_its_file(path: Path) -> None:
+    node = yaml.safe_load(path.read_text())
+    if node.get("_target_"):
+        values = {key: value for key, value in node.items() if key not in ("_target_", "limits", "classes")}
+        inspect.signature(target(node)).bind(data_dir="", seed=0, **values)

@@ -136,20 +136,21 @@ def _recipe(cell: Mapping[str, Any], scale: str) -> dict[str, str]:
 
 
 def _tuned_lines(config: DictConfig) -> list[str]:
-    """The tuned values of this method on this benchmark in this setting, and whether they count."""
-    choice = config.hydra.runtime.choices.get("tuned")
-    file = member_file(f"tuned/{choice}") if choice else None
-    if file is None:
-        return ["", f"tuned values: none (tuned/{choice}.yaml does not exist)" if choice else "tuned values: none"]
-    flat = dict(_flat(content(file)))
-    if not flat:
-        return ["", f"tuned values: none ({shown_path(file)})"]
-    lines = ["", f"tuned values from {shown_path(file)}"]
-    for key, value in flat.items():
-        present = OmegaConf.select(config, key)
-        ours = "" if present == value else f" (overridden: {present})"
-        lines.append(f"  {key} = {value}{ours}")
-    return lines
+    """The tuned values of this method on this benchmark in this setting, those of its rule, and whether they count."""
+    lines: list[str] = []
+    for group in ("tuned", "tuned/rule"):
+        choice = config.hydra.runtime.choices.get(group)
+        file = member_file(f"{group}/{choice}") if choice else None
+        flat = dict(_flat(content(file))) if file else {}
+        if file is None or not flat:
+            where = "does not exist" if file is None else "has none"
+            lines.append(f"tuned values: none ({group}/{choice}.yaml {where})" if choice else "tuned values: none")
+            continue
+        lines.append(f"tuned values from {shown_path(file)}")
+        for key, value in flat.items():
+            present = OmegaConf.select(config, key)
+            lines.append(f"  {key} = {value}" + ("" if present == value else f" (overridden: {present})"))
+    return ["", *lines]
 
 
 def _setting_lines(cell: Mapping[str, Any]) -> list[str]:

@@ -31,13 +31,13 @@ def idx(data_dir: str, seed: int, source: str, samples: int | None = None) -> Se
     return Sets(choose(train, samples, seed), test, classes=10, shape=(1, 28, 28))
 
 
-def emnist(data_dir: str, seed: int, split: str, classes_used: int, samples: int | None = None) -> Sets:
+def emnist(data_dir: str, seed: int, source: str, split: str, classes_used: int, samples: int | None = None) -> Sets:
     """EMNIST (Cohen et al. 2017): letters and digits [1, 28, 28]; ``split`` is one of its six, from gzip.zip.
 
     The files hold each picture on its side, and the letters count from 1: both are put right.
     Raises Unavailable if the file is missing or damaged, Refused if the split has another number of classes.
     """
-    (path,) = find("emnist", data_dir)
+    (path,) = find(source, data_dir)
     found = {}
     with zipfile.ZipFile(path) as archive:
         for part in ("train", "test"):

@@ -46,10 +46,10 @@ def cifar(
     return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, 32, 32))
 
 
-def cifar10_jpeg(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+def cifar10_jpeg(data_dir: str, seed: int, source: str, samples: int | None = None) -> Sets:
     """CIFAR-10 as JPEG, recompressed: close to the original, not equal. Classes in alphabetical order, as there."""
     parts = []
-    for path in find("cifar10_jpeg", data_dir):
+    for path in find(source, data_dir):
         with _zip(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".jpg")]
             labels = _numbered(name.split("/")[-2] for name in names)
@@ -57,10 +57,10 @@ def cifar10_jpeg(data_dir: str, seed: int, samples: int | None = None) -> Sets:
     return Sets(choose(parts[0], samples, seed), parts[1], 10, (3, 32, 32))
 
 
-def imagenet32(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+def imagenet32(data_dir: str, seed: int, source: str, samples: int | None = None) -> Sets:
     """ImageNet at 32x32 (Chrabaszcz, Loshchilov & Hutter 2017): 1,281,167 + 50,000 pictures of 1000 classes."""
     parts = []
-    for path in find("imagenet32", data_dir):
+    for path in find(source, data_dir):
         with np.load(path, allow_pickle=False) as archive:
             pictures = torch.from_numpy(archive["data"].reshape(-1, 3, 32, 32).copy())
             parts.append(TensorData(pictures, torch.from_numpy(archive["labels"].astype(np.int64)) - 1))
@@ -68,9 +68,9 @@ def imagenet32(data_dir: str, seed: int, samples: int | None = None) -> Sets:
     return Sets(choose(train, samples, seed), parts[-1], 1000, (3, 32, 32))
 
 
-def tiny_imagenet(data_dir: str, seed: int, samples: int | None = None) -> Sets:
+def tiny_imagenet(data_dir: str, seed: int, source: str, samples: int | None = None) -> Sets:
     """Tiny ImageNet: 100,000 + 10,000 pictures [3, 64, 64] of 200 classes; its validation part is for testing."""
-    (path,) = find("tiny_imagenet", data_dir)
+    (path,) = find(source, data_dir)
     with _zip(path) as archive:
         train = sorted(name for name in archive.namelist() if re.search(r"/train/.*\.JPEG$", name))
         rows = [
@@ -89,6 +89,7 @@ def tiny_imagenet(data_dir: str, seed: int, samples: int | None = None) -> Sets:
 def core50(
     data_dir: str,
     seed: int,
+    source: str,
     labels: str,
     classes_used: int,
     every: int,
@@ -99,7 +100,7 @@ def core50(
 
     labels: objects (50) | categories (10). Sessions 3, 7 and 10 are for testing, as in the paper.
     """
-    (path,) = find("core50", data_dir)
+    (path,) = find(source, data_dir)
     with _zip(path) as archive:
         matches = [re.search(r"s(\d+)/o(\d+)/C_\d+_\d+_(\d+)\.png$", name) for name in sorted(archive.namelist())]
         frames = [match for match in matches if match and int(match[3]) % every == 0]
@@ -116,7 +117,9 @@ def core50(
     return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, image_size, image_size))
 
 
-def omniglot(data_dir: str, seed: int, parts: Sequence[str], characters: int, drawings: int, image_size: int) -> Sets:
+def omniglot(
+    data_dir: str, seed: int, source: str, parts: Sequence[str], characters: int, drawings: int, image_size: int
+) -> Sets:
     """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 20 drawings of each character, ink 255, resized.
 
     parts: of images_background | images_evaluation | images_background_small1 | images_background_small2, each a ZIP;
@@ -127,7 +130,7 @@ def omniglot(data_dir: str, seed: int, parts: Sequence[str], characters: int, dr
     if not 0 < drawings < 20:
         raise Refused(f"benchmark.data.drawings={drawings}: 1 to 19 of a character's 20 drawings are for training")
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for path in find("omniglot", data_dir, tuple(f"{part}.zip" for part in parts)):
+    for path in find(source, data_dir, tuple(f"{part}.zip" for part in parts)):
         with _zip(path) as archive:
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
             pictures = 255 - _pictures(archive, names, "L", image_size)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fourfold.record import DIAGNOSED_STEP
 
-KINDS = ("angle", "norm_ratio", "weight_angle", "feedback_loss")
+KINDS = ("angle", "norm_ratio", "weight_angle", "weight_distance", "feedback_loss")
 LAST = 0.1  # the share of the looks, the latest, that the figures of the end are means over
 
 

@@ -19,9 +19,9 @@ class Watched(Rule):
     """Any rule, with a look at the first and then at every ``every``-th call of ``gradients``.
 
     A look has, by parameter or layer: ``angle`` in degrees and ``norm_ratio`` of the rule's gradient to backprop's on
-    the same batch; ``weight_angle`` of the feedback weights to the forward ones; ``feedback_loss``, where the rule
-    trains its feedback. It is no part of a step's time, changes nothing that the rule does, and stays on the device
-    until ``series`` is asked for.
+    the same batch; ``weight_angle`` of the feedback weights to the forward ones, and ``weight_distance``, |feedback -
+    forward| / |forward|; ``feedback_loss``, where the rule trains its feedback. It is no part of a step's time, changes
+    nothing that the rule does, and stays on the device until ``series`` is asked for.
     """
 
     def __init__(self, rule: Rule, every: int, meter: Meter) -> None:
@@ -72,6 +72,7 @@ class Watched(Rule):
             found[f"angle/{name}"], found[f"norm_ratio/{name}"] = one.angle, one.ratio
         for name, (feedback, forward) in self.rule.feedback_pairs().items():
             found[f"weight_angle/{name}"] = alignment(feedback, forward).angle
+            found[f"weight_distance/{name}"] = (feedback - forward).norm() / forward.norm()
         with frozen_statistics(network), self.engine.autocast():
             for name, loss in self.rule.feedback_losses(inputs).items():
                 found[f"feedback_loss/{name}"] = loss
