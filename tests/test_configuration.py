@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from fourfold import schema
-from fourfold.compatibility import AXES, FACTS, members_of
-from fourfold.composition import compose, config_directory, options, plain
+from fourfold.cli.sources import hydra
+from fourfold.compatibility import AXES, FACTS, Member, members_of, unmet
+from fourfold.composition import catalogue, compose, config_directory, options, plain
 from fourfold.errors import Refused
 
 CONF = config_directory()
@@ -38,15 +40,30 @@ def test_members_are_named_as_their_files(axis: str) -> None:
         assert re.search(rf"^name: {name}$", text, re.MULTILINE), f"{axis}/{name}.yaml names itself otherwise"
 
 
+@cache
+def facts() -> dict[str, dict[str, Member]]:
+    """axis -> name -> what the member gives and needs."""
+    with hydra():
+        return {axis: {member.name: member for member in members} for axis, members in catalogue().items()}
+
+
+def where_it_applies(method: str) -> list[str]:
+    """A benchmark and a setting, as overrides, that meet a method's needs: the most generous setting if it will do."""
+    known = facts()
+    beside = [known["hardware"]["cpu"], known["method"][method]]
+    if "trained_by_gradients" in known["method"][method].gives:
+        beside.append(known["method/rule"]["backprop"])
+    for benchmark in dict.fromkeys(["digits", *known["benchmark"]]):
+        for setting in dict.fromkeys(["multi_task", *known["setting"]]):
+            if not unmet([*beside, known["benchmark"][benchmark], known["setting"][setting]]):
+                return [f"benchmark={benchmark}", f"setting={setting}"]
+    raise AssertionError(f"method {method} applies nowhere")
+
+
 @pytest.mark.parametrize(("axis", "name"), [(axis, name) for axis in AXES for name in choices(axis)])
 def test_every_member_composes_and_passes_its_schema(axis: str, name: str) -> None:
-    """Alone, with the defaults; a method that does not apply there is given a setting that grants everything."""
-    words = [f"{axis}={name}"]
-    if axis == "method":
-        words += ["setting=multi_task", "benchmark=matmul" if name == "execute" else "benchmark=digits"]
-        words = words[:1] + words[2:] if name == "execute" else words
-        if "pretraining" in yaml.safe_load((CONF / f"method/{name}.yaml").read_text()).get("needs", []):
-            words = [f"method={name}", "setting=osaka", "benchmark=osaka_glyphs"]
+    """Alone, with the defaults; a method in the first cell that it applies to."""
+    words = [f"method={name}", *where_it_applies(name)] if axis == "method" else [f"{axis}={name}"]
     cell = plain(compose(words))
     node = cell[axis]
     expected = {field.name for field in fields(schema.COMMON[axis])}
