@@ -193,6 +193,20 @@ def test_later_iterations_take_over() -> None:
     assert torch.equal(weights[1], weights[3])
 
 
+def test_feedback_that_is_close_enough_rests_until_the_next_look_finds_it_away() -> None:
+    net, (x, y) = two_layers(), batch()
+    made = rule("dtp", net, inversion="gated", start="symmetric", train_above=20.0, look_every=2)
+    back = made.feedback[1]
+    made.gradients(net, x, y, LOSS_OF)
+    assert torch.equal(back.weights[0], net[2].weight)
+    with torch.no_grad():
+        back.weights[0].mul_(-1)
+    made.gradients(net, x, y, LOSS_OF)  # not looked at: still at rest
+    assert torch.equal(back.weights[0], -net[2].weight)
+    made.gradients(net, x, y, LOSS_OF)
+    assert not torch.equal(back.weights[0], -net[2].weight)
+
+
 def test_arithmetic_in_multiples_of_backprop() -> None:
     vgg = blocks_of(simple_vgg((3, 32, 32), 10, [128, 128, 256, 256, 512], "elu", 1.0), "dtp")
     small = blocks_of(lenet((3, 32, 32), 10, [32, 64], 512, "elu", 1.0), "dtp")

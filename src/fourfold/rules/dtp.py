@@ -10,6 +10,7 @@ from torch import Tensor
 from fourfold.errors import Refused
 from fourfold.hardware.engine import Engine
 from fourfold.rules import jacobian_matching as forms
+from fourfold.rules.diagnostics import alignment
 from fourfold.rules.feedback import FeedbackBlock
 from fourfold.rules.targets import Pass, TargetRule
 
@@ -26,7 +27,9 @@ class DTP(TargetRule):
     orthogonal probes), solve (normal equations for fully connected blocks), correlated (both halves of the loss from
     the same noise; gated only). A block that a formulation does not know (several linear maps, normalisation) is
     trained by the next general one. feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
-    the block's outputs. iterations: null, with correlated only, for as many as take REACH of the misalignment away.
+    the block's outputs. train_above: by a look every look_every steps, blocks whose weights are within so many degrees
+    of the forward ones are not trained (the angle of mirror feedback does not fall below about 10). iterations: null,
+    with correlated only, for as many as take REACH of the misalignment away.
     """
 
     name = "dtp"
@@ -40,6 +43,8 @@ class DTP(TargetRule):
         iterations: Any,
         later_iterations: Any,
         later_after: int,
+        train_above: float | None,
+        look_every: int,
         noise: Any,
         feedback_rate: Any,
         momentum: float,
@@ -58,6 +63,8 @@ class DTP(TargetRule):
         self.asked |= {"later_iterations": later_iterations, "feedback_rate": feedback_rate}
         self.later_after = later_after
         self.momentum = momentum
+        self.train_above, self.look_every = train_above, look_every
+        self.resting: set[int] = set()  # blocks that are close enough
 
     def begin_feedback(self) -> None:
         later, rate = self.asked["later_iterations"], self.asked["feedback_rate"]
@@ -83,9 +90,11 @@ class DTP(TargetRule):
 
     def train_feedback(self, passes: list[Pass]) -> None:
         counts = self.later if self.is_late() else self.iterations
+        if self.train_above is not None and (self.steps - 1) % self.look_every == 0:
+            self.resting = {n for n, back in self.feedback.items() if widest_angle(back) <= self.train_above}
         for n, back in self.feedback.items():
             one, form = passes[n], self.forms[n]
-            if counts[n] == 0:
+            if counts[n] == 0 or n in self.resting:
                 continue
             if form == "correlated":
                 self.correlate(n, back, one, counts[n])
@@ -139,15 +148,22 @@ class DTP(TargetRule):
 
     def state_dict(self) -> dict[str, Any]:
         sums = {n: [solver.gram, solver.product] for n, solver in self.solvers.items()}
-        return {**super().state_dict(), "velocity": self.velocity, "sums": sums}
+        return {**super().state_dict(), "velocity": self.velocity, "sums": sums, "resting": sorted(self.resting)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        self.resting = set(state["resting"])
         pairs = [(self.velocity[n], saved) for n, saved in state["velocity"].items()]
         pairs += [([self.solvers[n].gram, self.solvers[n].product], saved) for n, saved in state["sums"].items()]
         for mine, saved in pairs:
             for one, other in zip(mine, saved, strict=True):
                 one.copy_(other)
+
+
+def widest_angle(back: FeedbackBlock) -> float:
+    """Degrees between feedback and forward weights, of the linear map furthest apart; waits for the device."""
+    pairs = zip(back.weights, back.layers, strict=True)
+    return float(torch.stack([alignment(feedback, layer.weight).angle for feedback, layer in pairs]).max())
 
 
 def automatic_iterations(back: FeedbackBlock, outputs: Tensor) -> int:
