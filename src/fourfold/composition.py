@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fourfold import compatibility, schema
+from fourfold import compatibility, schema, tuning
 from fourfold.checks import check_types, check_whole, flatten
 from fourfold.errors import NotApplicable, Refused, nearest
 from fourfold.hardware.requests import check_request
@@ -199,6 +199,7 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
             raise Refused(f"hardware.{what}={asked}: {name} has {most} (hardware.capacity.{what})")
     if setting.get("check"):
         target({"_target_": setting["check"]})(cell)
+    tuning.check(cell)
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold import checkpoint, compatibility, tracing
+from fourfold import checkpoint, compatibility, tracing, tuning
 from fourfold.benchmarks import interface as benchmarks
+from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import cell_name
 from fourfold.environment import environment
@@ -28,6 +29,7 @@ from fourfold.measure.startup import compile_seconds, process_seconds
 from fourfold.measure.until import Until
 from fourfold.measure.work import GradientWatch
 from fourfold.methods import interface as methods
+from fourfold.metrics import figures
 from fourfold.metrics.verification import fingerprint
 from fourfold.pulse import Pulse
 from fourfold.randomness import seed_of
@@ -50,6 +52,8 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     record = Record(cell_name(cell), axes_of(cell), dict(cell), overrides, oracle=bool(cell["method"]["oracle"]))
     series: dict[str, np.ndarray] = {}
     try:
+        if cell["tune"]["protocol"] != "off":
+            cell = tuned(cell, record)
         live(cell, folder, record, series)
         record.state = DONE
     except FourfoldError as error:
@@ -71,27 +75,34 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     return record
 
 
+def tuned(cell: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+    """The cell with the values that its tuning protocol chooses; the record says how, and holds them from now on."""
+    begun = time.perf_counter()
+    found, record.tuning = tuning.chosen(cell, trial)
+    record.config, record.tuning["seconds"] = dict(found), time.perf_counter() - begun
+    return found
+
+
+def trial(cell: Mapping[str, Any], contexts: int | None) -> float | None:
+    """The figure that tuning looks at, after learning the first contexts of a cell's stream (None: all)."""
+    record = Record("trial", axes_of(cell), dict(cell), [], oracle=bool(cell["method"]["oracle"]))
+    try:
+        _, benchmark, stream, run, method, rule = assembled(cell, record, contexts)
+        method.setup(benchmark, stream.view(run.engine.device), run, rule)
+        learn_and_judge(method, stream, run, record)
+    except Failed:
+        return None  # a loss that is not finite: these values are no good
+    return figures(record).get(cell["tune"]["figure"])
+
+
 def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:
     """The cell itself, from device to last evaluation. Fills the record and the series as facts become known."""
     begun, process = time.perf_counter(), process_seconds()
-    torch.manual_seed(seed_of(cell["seed"], "global"))
-
-    device = acquire(cell["hardware"])
-    record.evidence, record.device = device.evidence, device.as_dict()
-    recipe = resolve(cell, device.accelerator, list(device.offers))
-    record.recipe = recipe.as_dict()
-    engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"], recipe.weights_precision)
-    memory.reset(engine.device)
-    monitor = watch(cell, device, engine)
-
-    benchmark = benchmarks.build(cell, recipe)
-    stream = streams.build(cell["setting"], benchmark, cell["seed"])
-    until = Until(recipe.until, cell["timeout"])
-    run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
-    method = methods.build(cell["method"])
-    rule = rules.build(cell["method"]["rule"], engine)
+    device, benchmark, stream, run, method, rule = assembled(cell, record)
+    monitor = watch(cell, device, run.engine)
     if rule is not None and cell["diagnose_every"] is not None:
         rule = Watched(rule, cell["diagnose_every"], run.meter)
+    engine, until = run.engine, run.until
     method.setup(benchmark, stream.view(engine.device), run, rule)
     run.watch.add({"setup": time.perf_counter() - begun})
 
@@ -134,8 +145,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "score": benchmark.score_name,
             "method": run.findings,
         }
-    if counts_flops(cell, recipe.scale, device.accelerator):
-        record.measurements["flops"] = tracing.work(cell, recipe, benchmark, stream)
+    if counts_flops(cell, run.recipe.scale, device.accelerator):
+        record.measurements["flops"] = tracing.work(cell, run.recipe, benchmark, stream)
     if record.measurements["gradients_zeroed"] is False:
         raise Failed("gradients of one update were still there at the next: this is not training", reason="work")
     losses = series["loss"] = engine.mean_over_ranks(series["loss"])
@@ -147,6 +158,35 @@ def beating(folder: Path, run: Run) -> AbstractContextManager[Any]:
     """Tells others how far the cell is, from its first rank."""
     meter = run.meter
     return Pulse(folder, lambda: (meter.steps, meter.units), meter.unit, run.until) if rank() == 0 else nullcontext()
+
+
+def assembled(
+    cell: Mapping[str, Any], record: Record, contexts: int | None = None
+) -> tuple[Device, Benchmark, Stream, Run, Any, Any]:
+    """Device, benchmark, stream (its first contexts, or all), run, method and rule of a cell, the method not yet set up."""
+    torch.manual_seed(seed_of(cell["seed"], "global"))
+    device = acquire(cell["hardware"])
+    record.evidence, record.device = device.evidence, device.as_dict()
+    recipe = resolve(cell, device.accelerator, list(device.offers))
+    record.recipe = recipe.as_dict()
+    engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"], recipe.weights_precision)
+    memory.reset(engine.device)
+    benchmark = benchmarks.build(cell, recipe)
+    stream = streams.build(cell["setting"], benchmark, cell["seed"])
+    rule_of_length = recipe.until
+    if contexts is not None:
+        rule_of_length = shortened(rule_of_length, contexts / len(stream.contexts))
+        stream = streams.first_contexts(stream, contexts)
+    until = Until(rule_of_length, cell["timeout"])
+    run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
+    method = methods.build(cell["method"])
+    return device, benchmark, stream, run, method, rules.build(cell["method"]["rule"], engine)
+
+
+def shortened(until: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """The same rule for a share of the stream: its steps and seconds are those of the whole."""
+    scaled = {key: until.get(key) and until[key] * share for key in ("steps", "seconds")}
+    return {**until, **scaled}
 
 
 def keeps(cell: Mapping[str, Any], run: Run, method: Any) -> bool:

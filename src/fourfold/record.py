@@ -38,6 +38,7 @@ class Record:
         classes: [class, right, samples] of each class}.
     log: of a failed cell, the last lines that it printed.
     measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
+    tuning: how a method's values were chosen: protocol, contexts, figure, trials [{values, score}], chosen, seconds.
     resumed: one entry for each time that the cell went on from a checkpoint: {steps: done by then, at: when,
         started: of the run that was interrupted, host, commit}.
     """
@@ -61,6 +62,7 @@ class Record:
     measurements: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    tuning: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def write(self, folder: Path, series: "Mapping[str, np.ndarray] | None" = None) -> Path:

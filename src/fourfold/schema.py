@@ -139,7 +139,16 @@ class Method:
     uses: list[str]
     offers: list[str]
     oracle: bool
+    search: Any
     rule: Any
+
+
+@dataclass
+class Tune:
+    protocol: str
+    contexts: int | None
+    trials: int
+    figure: str
 
 
 @dataclass
@@ -206,6 +215,7 @@ class Cell:
     scale: Scale
     tracking: Tracking
     measure: Measure
+    tune: Tune
     benchmark: Any
     hardware: Hardware
     setting: Any
@@ -237,6 +247,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.name": ("default", "sgd", "adam", "adamw"),
     "scale.name": ("auto", "full", "smoke"),
     "measure.flops": ("auto", "on", "off"),
+    "tune.protocol": ("off", "first_k_tasks", "validation_stream", "oracle"),
     "tracking.kind": ("local", "server", "off"),
 }
 
@@ -253,6 +264,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "until.steps": (1, 1e12),
     "until.epochs": (0.001, 1e9),
     "until.seconds": (0.001, 1e9),
+    "tune.contexts": (1, 100_000),
+    "tune.trials": (1, 1_000_000),
     "until.interval": (1e-6, 1.0),
     "optimizer.learning_rate": (0.0, 1e6),
     "optimizer.momentum": (0.0, 1.0),

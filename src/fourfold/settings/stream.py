@@ -1,7 +1,7 @@
 """The stream: an explicit, immutable list of contexts and of phases of learning. Methods may not touch it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -189,3 +189,17 @@ def build(node: Mapping[str, Any], benchmark: Any, seed: int) -> Stream:
     """The stream that a setting's configuration makes of a benchmark."""
     own = parameters(node, "setting")
     return target(node)(benchmark, frozenset(node["grants"]), tuple(node["protocol"]), seed, **own)
+
+
+def first_contexts(stream: Stream, count: int) -> Stream:
+    """The stream as if it had ended after so many contexts; samples of later ones do not come."""
+    phases: list[Phase] = []
+    for phase in stream.phases:
+        own = tuple(index for index in phase.contexts if index < count)
+        if not own:
+            continue
+        if phase.indices is not None and phase.context_of is not None:
+            kept = phase.context_of < count
+            phase = replace(phase, indices=phase.indices[kept], context_of=phase.context_of[kept])
+        phases.append(replace(phase, index=len(phases), contexts=own))
+    return replace(stream, contexts=stream.contexts[:count], phases=tuple(phases))

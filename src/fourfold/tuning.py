@@ -1,0 +1,85 @@
+"""Choosing a method's values before it is judged, by a protocol that says what was looked at.
+
+first_k_tasks: the first contexts of the stream, judged on held-out training samples; validation_stream: the whole
+stream, judged on held-out training samples; oracle: the whole stream, judged on its test samples. The space searched
+is ``method.search``: each key a value of the method, or a dotted key of the cell, with the values to try.
+"""
+
+import copy
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fourfold.errors import Failed, Refused, nearest
+
+# (cell with the values of a trial, contexts of the stream or None for all) -> its figure; None if it broke
+Score = Callable[[Mapping[str, Any], int | None], float | None]
+
+
+def check(cell: Mapping[str, Any]) -> None:
+    """Raises Refused if there is nothing to search, a key that the cell does not have, or too many contexts."""
+    tune, method = cell["tune"], cell["method"]
+    if tune["protocol"] == "off":
+        return
+    if not method["search"]:
+        raise Refused(f"tune={tune['protocol']}: method {method['name']} has no search space (method.search)")
+    for key, values in method["search"].items():
+        if not isinstance(values, list) or not values:
+            raise Refused(f"method.search.{key}={values}: must be a list of the values to try")
+        node, name = _place(cell, key)
+        if node is None or name not in node:
+            known = [one for one in method if one not in ("name", "_target_", "search", "limits")]
+            raise Refused(f"method.search.{key}: {method['name']} has no such value{nearest(key, known)}")
+    most = cell["setting"].get("contexts", 1)
+    if tune["contexts"] is not None and tune["contexts"] > most:
+        raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
+
+
+def chosen(cell: Mapping[str, Any], score: Score) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The cell with the best values of its search space, and how they were found (as recorded).
+
+    Of equally good ones the first in the space's order wins. Raises Failed if every trial broke.
+    """
+    tune = cell["tune"]
+    trials: list[dict[str, Any]] = []
+    for values in combinations(cell["method"]["search"], tune["trials"], cell["seed"]):
+        tried = with_values(cell, values)
+        tried["evaluate_on"] = "test" if tune["protocol"] == "oracle" else "validation"
+        trials.append({"values": values, "score": score(tried, tune["contexts"])})
+    finite = [trial for trial in trials if trial["score"] is not None and math.isfinite(trial["score"])]
+    if not finite:
+        raise Failed(
+            f"tune={tune['protocol']}: none of the {len(trials)} trials gave a {tune['figure']}", reason="tuning"
+        )
+    best = max(finite, key=lambda trial: trial["score"])["values"]
+    return with_values(cell, best), {**tune, "trials": trials, "chosen": best}
+
+
+def combinations(search: Mapping[str, list[Any]], most: int, seed: int) -> list[dict[str, Any]]:
+    """All combinations of the values, in order; if they are more than ``most``, a seeded choice of so many."""
+    every = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
+    if len(every) <= most:
+        return every
+    kept = sorted(random.Random(f"trials {seed}").sample(range(len(every)), most))
+    return [every[index] for index in kept]
+
+
+def with_values(cell: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the cell with other values."""
+    made = copy.deepcopy(dict(cell))
+    for key, value in values.items():
+        node, name = _place(made, key)
+        assert node is not None
+        node[name] = value
+    return made
+
+
+def _place(cell: Mapping[str, Any], key: str) -> tuple[Any, str]:
+    """(the node that holds a key, its name there): a value of the method, or a dotted key of the cell."""
+    *path, name = key.split(".")
+    node: Any = cell if path else cell["method"]
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node, name

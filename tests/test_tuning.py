@@ -1,0 +1,117 @@
+"""Choosing values: by which protocol, over which space, and recorded as such."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fourfold import tuning
+from fourfold.composition import compose, plain
+from fourfold.errors import Failed, NotApplicable
+from fourfold.settings.stream import first_contexts
+from learning import make_stream
+
+WORDS = ("benchmark=digits", "setting=class_incremental", "until.steps=20")
+
+
+def cell(*words: str) -> dict[str, Any]:
+    return plain(compose([*WORDS, *words]))
+
+
+def test_the_best_of_all_combinations_is_chosen_and_all_are_kept() -> None:
+    asked: list[tuple[float, int | None, str]] = []
+
+    def score(tried: Any, contexts: int | None) -> float | None:
+        value = tried["method"]["strength"]
+        asked.append((value, contexts, tried["evaluate_on"]))
+        return {1.0: 0.5, 2.0: 0.9, 3.0: 0.9, 4.0: None}[value]
+
+    given = cell("method=mas", "tune=first_k_tasks", "method.search={strength:[1.0,2.0,3.0,4.0]}")
+    found, report = tuning.chosen(given, score)
+    assert found["method"]["strength"] == 2.0
+    assert given["method"]["strength"] != 2.0, "the cell that was asked for stays as it was"
+    assert report["chosen"] == {"strength": 2.0}
+    assert [trial["score"] for trial in report["trials"]] == [0.5, 0.9, 0.9, None]
+    assert asked == [(value, 2, "validation") for value in (1.0, 2.0, 3.0, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "contexts", "judged"), [("validation_stream", None, "validation"), ("oracle", None, "test")]
+)
+def test_a_protocol_says_what_is_looked_at(protocol: str, contexts: int | None, judged: str) -> None:
+    seen = []
+    tuning.chosen(
+        cell("method=mas", f"tune={protocol}"), lambda tried, k: seen.append((k, tried["evaluate_on"])) or 0.5
+    )
+    assert set(seen) == {(contexts, judged)}
+
+
+def test_many_combinations_are_a_seeded_choice_in_order() -> None:
+    space = {"a": list(range(10)), "b": list(range(10))}
+    few, again, other = (tuning.combinations(space, 7, seed) for seed in (0, 0, 1))
+    assert len(few) == 7
+    assert few == again != other
+    assert few == sorted(few, key=lambda one: (one["a"], one["b"]))
+    assert len(tuning.combinations(space, 1000, 0)) == 100
+
+
+def test_a_dotted_key_is_one_of_the_cell() -> None:
+    found = tuning.with_values(cell("method=finetune"), {"optimizer.learning_rate": 0.5})
+    assert found["optimizer"]["learning_rate"] == 0.5
+
+
+def test_nothing_is_chosen_where_every_trial_broke() -> None:
+    with pytest.raises(Failed, match="none of the 5 trials"):
+        tuning.chosen(cell("method=mas", "tune=oracle"), lambda tried, contexts: float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("method=gdumb", "tune=oracle", "~method.search"), "cannot be left out"),
+        (("method=random", "tune=oracle"), "random has no search space"),
+        (("method=mas", "tune=oracle", "+method.search.strenght=[1.0]"), "did you mean strength"),
+        (("method=mas", "tune=oracle", "method.search.strength=3"), "must be a list"),
+        (("method=mas", "tune=first_k_tasks", "tune.contexts=6"), "class_incremental has 5"),
+        (("method=mas", "tune=first_k_tasks", "tune.trials=0"), "tune.trials=0"),
+        (("method=mas", "tune=guess"), "tune"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(words: tuple[str, ...], message: str) -> None:
+    from fourfold.errors import Refused
+
+    with pytest.raises((Refused, NotApplicable)) as caught:
+        cell(*words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["class_incremental", "recurring", "continual", "blurry"])
+def test_the_first_contexts_are_a_stream_of_their_own(setting: str) -> None:
+    whole = make_stream(setting)
+    found = first_contexts(whole, 2)
+    assert len(found.contexts) == 2
+    assert found.outputs == whole.outputs
+    assert [phase.index for phase in found.phases] == list(range(len(found.phases)))
+    for phase in found.phases:
+        assert len(phase.indices) == len(phase.context_of) > 0
+        assert phase.context_of.max() < 2
+    shown = torch.cat([phase.indices for phase in found.phases])
+    assert torch.isin(shown, torch.cat([phase.indices for phase in whole.phases])).all()
+    assert len(whole.contexts) == 5, "the stream itself stays as it is"
+
+
+def test_a_cell_tunes_itself_and_its_record_says_so(run: Any) -> None:
+    words = (*WORDS, "batch=16", "method=mas", "tune=first_k_tasks", "method.search={strength:[0.0,1000.0]}")
+    record = run(*words)
+    assert record.state == "done", record.message
+    report = record.tuning
+    assert report["protocol"] == "first_k_tasks"
+    assert report["contexts"] == 2
+    assert [trial["values"]["strength"] for trial in report["trials"]] == [0.0, 1000.0]
+    assert all(0 <= trial["score"] <= 1 for trial in report["trials"])
+    assert record.config["method"]["strength"] == report["chosen"]["strength"]
+    assert record.config["evaluate_on"] == "test"
+    assert report["seconds"] > 0
+    plainly = run(*WORDS, "batch=16", "method=mas", f"method.strength={report['chosen']['strength']}")
+    assert [e["value"] for e in plainly.evaluations] == [e["value"] for e in record.evaluations]
