@@ -163,7 +163,7 @@ def beating(folder: Path, run: Run) -> AbstractContextManager[Any]:
 def assembled(
     cell: Mapping[str, Any], record: Record, contexts: int | None = None
 ) -> tuple[Device, Benchmark, Stream, Run, Any, Any]:
-    """Device, benchmark, stream (its first contexts, or all), run, method and rule of a cell, the method not yet set up."""
+    """What a cell consists of, the method not yet set up; the stream ends after ``contexts`` (None: all of them)."""
     torch.manual_seed(seed_of(cell["seed"], "global"))
     device = acquire(cell["hardware"])
     record.evidence, record.device = device.evidence, device.as_dict()
