@@ -25,7 +25,7 @@ WRONG = {
     "seed=-1": ["seed=-1", "between 0"],
     "seed=1.5": ["seed=1.5"],
     "batch=0": ["batch=0", "above 0"],
-    "batch=many": ["batch=many", "default or a whole number"],
+    "batch=many": ["batch=many", "auto or a whole number"],
     "precision=fp12": ["precision=fp12", "fp32"],
     "precision_policy=maybe": ["precision_policy=maybe", "exact, nearest"],
     "hardware=cpu precision=fp8": ["precision=fp8", "cpu", "precision_policy=nearest"],

@@ -41,8 +41,8 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
         if value is not None and not low <= value <= high:
             raise Refused(f"{key}={value}: must be between {low:g} and {high:g}")
     batch = cell["batch"]
-    if batch != "default" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-        raise Refused(f"batch={batch}: must be default or a whole number above 0")
+    if batch not in ("default", "auto") and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise Refused(f"batch={batch}: must be default, auto or a whole number above 0")
     workers = cell["workers"]
     if workers != "default" and (not isinstance(workers, int) or isinstance(workers, bool) or not 0 <= workers <= 1024):
         raise Refused(f"workers={workers}: must be default or a whole number from 0 to 1024")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold import checkpoint, compatibility, tracing, tuning
+from fourfold import checkpoint, compatibility, tracing, trials, tuning
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
@@ -54,7 +54,7 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     try:
         if cell["tune"]["protocol"] != "off":
             cell = tuned(cell, record)
-        live(cell, folder, record, series)
+        whole_life(cell, folder, record, series)
         record.state = DONE
     except FourfoldError as error:
         record.state, record.reason, record.message = error.state, error.reason, str(error)
@@ -93,6 +93,23 @@ def trial(cell: Mapping[str, Any], contexts: int | None) -> float | None:
     except Failed:
         return None  # a loss that is not finite: these values are no good
     return figures(record).get(cell["tune"]["figure"])
+
+
+def whole_life(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:
+    """The cell, after the trials that find its batch size and before its repeats, if these were asked for."""
+    searched = cell["batch"] == "auto"
+    if searched:
+        default = resolve(cell, acquire(cell["hardware"]).accelerator).batch
+        cell = trials.with_best_batch(cell, live, default, record)
+    search = record.measurements
+    try:
+        live(cell, folder, record, series)
+    finally:
+        record.measurements |= search
+        if searched and record.recipe:
+            record.recipe["batch_from"] = "auto"
+    if cell["repeats"] > 1:
+        trials.repeat(cell, live, record, series)
 
 
 def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:

@@ -33,6 +33,7 @@ class Recipe:
     optimizer: dict[str, Any]
     model: dict[str, Any]
     data: dict[str, Any]
+    batch_from: str = "default"  # the benchmark's | auto: found by trials | given
     weights: str = "seeded"
     weights_precision: str = "fp32"
     workers: int = 0
@@ -74,7 +75,8 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
     return Recipe(
         scale=scale,
         size=size,
-        batch=recipe["batch"] if cell["batch"] == "default" else int(cell["batch"]),
+        batch=recipe["batch"] if cell["batch"] in ("default", "auto") else int(cell["batch"]),
+        batch_from=cell["batch"] if cell["batch"] in ("default", "auto") else "given",
         precision=precision,
         precision_asked=asked,
         evaluation=recipe["evaluation"],

@@ -189,6 +189,7 @@ class Cell:
     seed: int
     size: str
     batch: Any
+    repeats: int
     workers: Any
     precision: str
     weights: str
@@ -257,6 +258,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "slots": (1, 4096),
     "retries": (0, 1000),
     "timeout": (0.1, 1e9),
+    "repeats": (1, 1000),
     "diagnose_every": (1, 1e12),
     "max_requeue": (0, 1_000_000),
     "checkpoint.seconds": (0.001, 1e9),

@@ -5,6 +5,7 @@
 A number that a cell does not have is absent, never 0.
 """
 
+import re
 from collections.abc import Mapping
 from math import isfinite
 
@@ -64,12 +65,16 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
 
 
 def steady_rate(series: Series) -> Rate | None:
-    """The steady-state rate of a cell's series (of its first repeat), in units a second; None without steps."""
+    """The steady-state rate of a cell's series, in units a second; None without steps."""
     if "step_seconds" not in series or "step_units" not in series:
         return None
-    seconds, units = np.asarray(series["step_seconds"]), np.asarray(series["step_units"])
-    first = np.asarray(series.get("repeat", np.zeros(len(seconds)))) == 0
-    return rate(seconds[first], units[first])
+    return rate(series["step_seconds"], series["step_units"])
+
+
+def _repeats(series: Series) -> list[tuple[ArrayLike, ArrayLike]]:
+    """(step_seconds, step_units) of the cell and of each time that it learned anew."""
+    found = [match[1] for name in series if (match := re.fullmatch(r"(repeats\.\d+\.|)step_seconds", name))]
+    return [(series[f"{prefix}step_seconds"], series[f"{prefix}step_units"]) for prefix in found]
 
 
 def throughput_figures(record: Record, series: Series) -> dict[str, float | None]:
@@ -90,11 +95,7 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
             **share_figures(series, steady.warmup),
             **utilisation_figures(record, steady.mean),
         }
-    repeated = (
-        rate_over_repeats(series["step_seconds"], series["step_units"], series["repeat"])
-        if "repeat" in series
-        else None
-    )
+    repeated = rate_over_repeats(_repeats(series))
     if repeated is not None:
         found |= {
             "units_per_second": repeated.mean,

@@ -24,7 +24,8 @@ def energy_figures(
     """
     seconds = np.asarray(series.get("step_seconds", ()), dtype=np.float64)
     units = np.asarray(series.get("step_units", ()), dtype=np.float64)
-    work, busy = float(units.sum()), float(seconds.sum())
+    seen = np.isfinite(np.asarray(series.get("step_ended", seconds), dtype=np.float64))  # not before an interruption
+    work, busy = float(units[seen].sum()), float(seconds[seen].sum())
     found: dict[str, float | None] = {}
     if work and busy and prices.get("price") is not None:
         found["price_per_unit"] = float(prices["price"]) * devices * busy / 3600 / work
@@ -59,6 +60,7 @@ def _over_steps(name: str, series: Mapping[str, ArrayLike]) -> float | None:
         return None
     ended = np.asarray(series["step_ended"], dtype=np.float64)
     begun = ended - np.asarray(series["step_seconds"], dtype=np.float64)
+    ended, begun = ended[np.isfinite(ended)], begun[np.isfinite(ended)]
     return float((np.interp(ended, times, joules) - np.interp(begun, times, joules)).sum())
 
 
@@ -83,8 +85,8 @@ def _state_of_devices(names: list[str], series: Mapping[str, ArrayLike]) -> dict
     """While there were steps: mean use and clock of the devices, highest temperature, share of throttled looks."""
     times = np.asarray(series["monitor.seconds"], dtype=np.float64)
     ended = np.asarray(series["step_ended"], dtype=np.float64)
-    first = float(ended[0] - np.asarray(series["step_seconds"], dtype=np.float64)[0])
-    during = (times >= first) & (times <= float(ended[-1]))
+    first = float(np.nanmin(ended - np.asarray(series["step_seconds"], dtype=np.float64)))
+    during = (times >= first) & (times <= float(np.nanmax(ended)))
 
     def read(field: str) -> Array:
         columns = [np.asarray(series.get(f"monitor.{name}.{field}", ()), dtype=np.float64) for name in names]

@@ -6,6 +6,7 @@ what is left is tested for a trend, and the interval comes from batch means whos
 allowed for.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +68,9 @@ class Repeats:
     within: float | None
 
 
-def rate_over_repeats(step_seconds: ArrayLike, step_units: ArrayLike, repeat: ArrayLike) -> Repeats | None:
-    """The steady rates of repeats, of which ``repeat`` says for each step the number; None below two that have one."""
-    number = np.asarray(repeat)
-    seconds, units = np.asarray(step_seconds, dtype=np.float64), np.asarray(step_units, dtype=np.float64)
-    rates = [rate(seconds[number == each], units[number == each]) for each in np.unique(number)]
+def rate_over_repeats(repeats: Iterable[tuple[ArrayLike, ArrayLike]]) -> Repeats | None:
+    """The steady rates of repeats, each given by its (step_seconds, step_units); None below two that have one."""
+    rates = [rate(seconds, units) for seconds, units in repeats]
     found = [one for one in rates if one is not None]
     summary = summarise(one.mean for one in found)
     if summary is None or summary.low is None or summary.high is None or summary.standard_error is None:
