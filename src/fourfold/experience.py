@@ -21,6 +21,9 @@ from fourfold.measure.until import Until
 from fourfold.recipe import Recipe
 from fourfold.settings.stream import Episodes, Hidden, Observation, Phase, Sampler, Stream, batches, steps_in_a_pass
 
+# What may keep a loss finite.
+NAN_REMEDY = "a smaller optimizer.learning_rate= or precision=fp32 may keep it finite"
+
 
 class Step:
     """One step of the stream: what is seen at once, and what is revealed after a prediction.
@@ -106,7 +109,7 @@ class Run:
         self.meter.tick(step.units, loss, step._context)
         self.bar.update()
         if self.meter.steps % (4 * LOSS_CHUNK) == 0 and not self.meter.last_losses_finite():
-            raise Failed(f"the loss is not finite after {self.meter.steps} steps", reason="nan")
+            raise Failed(f"the loss is not finite after {self.meter.steps} steps; {NAN_REMEDY}", reason="nan")
 
 
 class Experience:

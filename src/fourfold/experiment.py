@@ -19,7 +19,7 @@ from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import cell_name
 from fourfold.environment import environment
 from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
-from fourfold.experience import Experience, Run
+from fourfold.experience import NAN_REMEDY, Experience, Run
 from fourfold.hardware.device import Device, acquire
 from fourfold.hardware.engine import Engine, rank
 from fourfold.keeper import BEFORE_ALL, FileKeeper
@@ -58,12 +58,15 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
         record.state = DONE
     except FourfoldError as error:
         record.state, record.reason, record.message = error.state, error.reason, str(error)
-    except torch.OutOfMemoryError as error:
-        _broke(record, "out of memory", f"{str(error).splitlines()[0]}; a smaller batch= or another precision= may fit")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _out_of_memory(record, error)
     except KeyboardInterrupt:
         record.state, record.message = INTERRUPTED, "ended by the user"
     except Exception as error:
-        _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+        if "can't allocate memory" in str(error):  # torch's words for the host's memory, in a RuntimeError
+            _out_of_memory(record, error)
+        else:
+            _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     record.ended = time.time()
     record.environment = environment()
     if rank() == 0:
@@ -168,7 +171,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         raise Failed("gradients of one update were still there at the next: this is not training", reason="work")
     losses = series["loss"] = engine.mean_over_ranks(series["loss"])
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
-        raise Failed(f"the loss is not finite at the end, after {len(losses)} steps", reason="nan")
+        raise Failed(f"the loss is not finite at the end, after {len(losses)} steps; {NAN_REMEDY}", reason="nan")
 
 
 def beating(folder: Path, run: Run) -> AbstractContextManager[Any]:
@@ -301,6 +304,11 @@ def _tensor_bytes(state: Any) -> int:
         return state.numel() * state.element_size()
     parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
     return sum(map(_tensor_bytes, parts))
+
+
+def _out_of_memory(record: Record, error: BaseException) -> None:
+    first = next(iter(str(error).splitlines()), "") or "no memory left"
+    _broke(record, "out of memory", f"{first}; a smaller batch=, benchmark.data.samples= or another precision= may fit")
 
 
 def _broke(record: Record, reason: str, message: str) -> None:

@@ -176,6 +176,7 @@ class Benchmark:
     offers: list[str]
     needs: list[str]
     unit: str
+    domain: str
     default_size: str | None
     recipe: Recipes
     model: Any

@@ -56,7 +56,7 @@ class Request:
     def error(self, reason: str, where: str = "") -> BaseException:
         """The error that ends the cell for this reason; ``where`` is what there is to say besides."""
         if reason == TIMEOUT:
-            return Failed(f"took longer than timeout={self.limit:g} s{where}", TIMEOUT)
+            return Failed(f"took longer than timeout={self.limit:g} s{where}; timeout= gives it longer", TIMEOUT)
         if reason == PREEMPTED:
             return Stopped(f"Slurm takes the node back{where}", PREEMPTED)
         return Stopped(f"ended by the user{where}") if where else KeyboardInterrupt()

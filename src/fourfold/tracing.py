@@ -12,6 +12,7 @@ the whole of its score matrix, causal or not, without recomputation: the convent
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,6 +51,9 @@ class NoEngine:
 
     def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def stored(self, network: nn.Module) -> nn.Module:
+        return network
 
     def network(self, build: Callable[[torch.device], nn.Module]) -> nn.Module:
         return build(self.device)
@@ -106,7 +110,7 @@ def trace_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, st
 
 def _first_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> Step:
     """The first step of the stream: drawn on the CPU, then moved."""
-    run = _run(cell, recipe, benchmark, NoEngine("cpu", recipe.precision))
+    run = _run(cell, replace(recipe, workers=0), benchmark, NoEngine("cpu", recipe.precision))
     step = next(Experience(stream, stream.phases[0], run)._steps())
     move = lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf  # noqa: E731
     step._batch = Batch(tree_map(move, step._batch.inputs), tree_map(move, step._batch.targets))
@@ -127,6 +131,9 @@ def work(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: 
     executed: of the method's own first step, null where that depends on values; and the reason, if ``model`` is null.
     """
     model = executed = reason = None
+    if "generates" in cell["method"].get("needs", ()):
+        reason = "the method's units are tokens that it writes, and how they come about depends on values"
+        return {"model": None, "by_kind": {}, "executed": None, "reason": reason}
     plain = plain_training(cell)
     try:
         model = trace_step(plain, recipe, benchmark, stream)

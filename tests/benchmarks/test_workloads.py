@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fourfold.benchmarks import interface
 from fourfold.benchmarks.interface import Benchmark
-from fourfold.composition import compose, plain
+from fourfold.composition import compose, config_directory, plain
 from fourfold.errors import DONE, UNAVAILABLE
 from fourfold.experiment import run_cell
 from fourfold.recipe import resolve
@@ -122,6 +123,18 @@ def test_the_full_size_has_as_many_parameters_as_its_paper_says(workload):
     assert sum(parameter.numel() for parameter in counted.parameters()) / 1e6 == pytest.approx(
         workload.millions, rel=0.01
     )
+
+
+def test_no_workload_is_missing_here():
+    """All but kernels, which have no model, and the data sets of the learning papers, whose networks are small."""
+    small = {"mlp", "conv", "lenet", "simple_vgg"}
+    workloads = set()
+    for path in (config_directory() / "benchmark").glob("[!_]*.yaml"):
+        node = yaml.safe_load(path.read_text())
+        model = next(word["model"] for word in node["defaults"] if "model" in word)
+        if "kernel" not in node.get("offers", ()) and model not in small:
+            workloads.add(path.stem)
+    assert workloads == set(BY_NAME)
 
 
 @pytest.mark.parametrize("workload", BY_NAME.values(), ids=lambda workload: workload.name)

@@ -1,6 +1,7 @@
 """Data sets: read as their files say, refuse what is damaged, choose by seed."""
 
 import gzip
+import inspect
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.utils import get_object
 
 from fourfold.data import idx
 from fourfold.data.packaged import digits
@@ -16,6 +18,7 @@ from fourfold.data.synthetic import images
 from fourfold.data.tensors import TensorData, choose, with_validation
 from fourfold.data.text import text
 from fourfold.errors import Unavailable
+from learning import member, names
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -95,3 +98,17 @@ def test_validation_is_refused_where_nothing_can_be_held_out(run: Callable[..., 
     record = run("benchmark=matmul", "evaluate_on=validation")
     assert record.state == "refused"
     assert "evaluate_on=validation" in record.message
+
+
+def test_every_data_set_takes_the_values_of_its_yaml() -> None:
+    """A key of its own that its function does not know would end every cell on it."""
+    common = {"data_dir", "seed"}
+    for name in names("benchmark/data"):
+        node = member(f"benchmark/data/{name}")
+        if node["_target_"] is None:
+            continue
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            continue
+        known, own = set(parameters), set(node) - {"_target_", "limits", "classes", "sizes"}
+        assert own <= known - common, f"{name}: {', '.join(own - known)}"

@@ -18,6 +18,8 @@ from fourfold.errors import Refused
 from fourfold.launch import main, suites
 from fourfold.launch.suites import Row, words_of
 from fourfold.report.read import read_sweep
+from fourfold.report.scores import score_text
+from fourfold.report.select import Selection
 
 Shell = Callable[..., int]
 
@@ -97,6 +99,11 @@ def test_a_cell_that_two_rows_ask_for_runs_once_and_counts_for_both(shell: Shell
     asked = {tuple((row["name"], row["row"]) for row in cell["rows"]) for cell in content["cells"]}
     assert asked == {(("pair", "plain"), ("more", "same")), (("more", "plain"),)}
     assert len(records(output)) == 2
+    table = [
+        line.split()
+        for line in score_text(Selection("latest", read_sweep(output).cells), None, "milabench").splitlines()
+    ]
+    assert {(line[0], line[-1]) for line in table[1:3]} == {("plain", "2"), ("same", "0.5")}
     before = {one.cell: one.started for one in records(output)}
     assert shell("-m", "suite=more", "row=same", "hardware=cpu", "rerun=missing", outside) == 0
     assert manifest(output)["cells"][0]["rows"] == [{"name": "more", "row": "same", "weight": 0.5}]

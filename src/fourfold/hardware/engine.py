@@ -80,6 +80,8 @@ class Engine:
         if self.world == 1:
             return network
         wrapped = self.fabric.setup_module(network)
+        if hasattr(network, "generate"):  # a forward pass too
+            wrapped.mark_forward_method("generate")
         assert isinstance(wrapped, nn.Module)
         return wrapped
 

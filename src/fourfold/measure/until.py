@@ -67,7 +67,7 @@ class Until:
         """The time now, in seconds. Raises Failed once the cell's time is up."""
         now = time.monotonic()
         if now > self.deadline:
-            raise Failed(f"not done after timeout={self.timeout:g} seconds", reason="timeout")
+            raise Failed(f"not done after timeout={self.timeout:g} seconds; timeout= gives it longer", reason="timeout")
         return now
 
     def _steady(self, meter: Meter) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Cell:
     record: Record | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = field(default=(), compare=False, repr=False)  # units a second of each step
+    rows: tuple[tuple[str, float], ...] = ()  # of suites that asked for it, with their weights
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,19 @@ def _manifest_cell(output_dir: Path, entry: dict[str, Any]) -> Cell:
     folder = output_dir / entry["folder"]
     cell = _read_cell(folder)
     if cell.state == NO_RECORD and entry.get("state"):
-        return Cell(str(entry["cell"]), str(entry["state"]), "left no record")
-    return cell
+        cell = Cell(str(entry["cell"]), str(entry["state"]), "left no record")
+    return replace(cell, rows=_rows_of(entry))
 
 
 def _not_applicable(entry: dict[str, Any]) -> Cell:
     """A suite's row that was not run: it is neither a pass nor a failure."""
-    names = [str(row.get("row")) for row in entry.get("rows") or []]
-    return Cell(", ".join(names) or _words(entry.get("overrides")), NOT_APPLICABLE, str(entry.get("why", "")))
+    rows = _rows_of(entry)
+    name = ", ".join(name for name, _ in rows) or _words(entry.get("overrides"))
+    return Cell(name, NOT_APPLICABLE, str(entry.get("why", "")), rows=rows)
+
+
+def _rows_of(entry: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    return tuple((str(row.get("row")), float(row.get("weight", 1.0))) for row in entry.get("rows") or [])
 
 
 def _read_cell(cell: Path | Record | Sequence[Any]) -> Cell:

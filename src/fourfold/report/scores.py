@@ -112,6 +112,10 @@ def _rows(selection: Selection) -> dict[str, tuple[float, list[Cell]]]:
     """{name of the row: (weight, its cells)}."""
     found: dict[str, tuple[float, list[Cell]]] = {}
     for cell in selection.cells:
+        if cell.rows:  # a cell that several rows asked for counts for each of them
+            for row, asked in cell.rows:
+                found.setdefault(row, (asked, []))[1].append(cell)
+            continue
         label = (cell.record.config.get("suite") or {}) if cell.record else {}
         name, weight = label.get("row"), label.get("weight")
         if name is None and cell.record is None:
