@@ -11,6 +11,7 @@ from typing import Any
 
 from fourfold.errors import FourfoldError
 from fourfold.record import RECORD_FILE, Record, read, read_series
+from fourfold.report.angles import angle_curves
 from fourfold.report.crosstab import pivot_text, pivots
 from fourfold.report.heat import heat_map
 from fourfold.report.read import read_sweep
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100
 LOG_FILE, MANIFEST_FILE, CONFIG_FILE = "cell.log", "sweep.json", "config.yaml"
 PATCH_FILE = "uncommitted.patch"
-HEAT_FILE, PIVOT_FILE = "accuracy_matrix.png", "method_x_setting.txt"
+HEAT_FILE, ANGLES_FILE, PIVOT_FILE = "accuracy_matrix.png", "angles.png", "method_x_setting.txt"
 PIVOT_WIDTH = 160
 # Only the end of a longer log goes along: that is where the reason is.
 LOG_BYTES = 2_000_000
@@ -206,6 +207,7 @@ def _log_artifacts(store: Store, run_id: str, folder: Path, record: Record) -> N
         (staged / RECORD_FILE).write_bytes((folder / RECORD_FILE).read_bytes())
         (staged / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(record.config)))
         heat_map(record, staged / HEAT_FILE)
+        angle_curves(record, _series(folder), staged / ANGLES_FILE)
         if (folder / LOG_FILE).is_file():
             (staged / LOG_FILE).write_bytes((folder / LOG_FILE).read_bytes()[-LOG_BYTES:])
         store.client.log_artifacts(run_id, str(staged))
