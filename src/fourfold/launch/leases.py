@@ -66,7 +66,9 @@ def take(folder: Path, patience: float = PATIENCE) -> Lease | Holder:
         if not _lock(descriptor, patience):
             return _close(descriptor, _named(folder))
         before = _named(folder)
-        if before.job and before.host != _here().host and job_is_alive(before.job):  # a lock that stays on one machine
+        again = before.job == rank_group()  # queued again by Slurm, perhaps elsewhere
+        if before.job and before.host != _here().host and not again and job_is_alive(before.job):
+            # a lock that stays on one machine
             return _close(descriptor, before)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(_here())).encode(), 0)

@@ -24,7 +24,7 @@ from fourfold.launch.stop import Stop
 POLL = 0.25  # seconds between two looks at the clock; the end of a process is told at once
 POLL_BLIND = 0.02  # the same where the system does not tell
 TIMEOUT_GRACE = 15.0  # seconds that a cell has after its time limit to write its own record
-INTERRUPT_GRACE = 10.0  # seconds that a cell has after Ctrl-C
+INTERRUPT_GRACE = 30.0  # seconds that a cell has after Ctrl-C: to come to a checkpoint (stopping.GRACE), to write it
 RANK_GRACE = 5.0  # seconds that the other ranks have after one has failed
 
 NO_LIMIT = 60 * 24 * 365  # minutes: the launcher keeps the time, not submitit

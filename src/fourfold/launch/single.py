@@ -56,10 +56,14 @@ def run_one(
         manifest = Manifest(output_dir, new_identity(), command, [entry])
         sweep.start(manifest, cell["tracking"], output_dir)
         sweep.prepare_tracking(cell["tracking"], output_dir)
+        if cell["rerun"] == "all":
+            sweep.anew(folder)
         found = _run(run, cell, folder, overrides)
         manifest.update(0, state=found.state)
         sweep.finish(manifest, cell["tracking"], output_dir, [folder])
     say(progress.summary([(found, folder)]))
+    if not quiet:
+        sweep.say_how_to_continue([found])
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
+from fourfold import checkpoint
 from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
 from fourfold.launch import cancelling, progress
 from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
@@ -53,6 +54,9 @@ def run_sweep(
             f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again"
         )
     prepare_tracking(first["tracking"], output_dir)
+    if first["rerun"] == "all":
+        for planned in chosen:
+            anew(planned.folder)
     from fourfold.tracking.following import following
 
     with (
@@ -67,6 +71,7 @@ def run_sweep(
     if all_records:
         progress.say("")
         progress.say(progress.summary(shown))
+        say_how_to_continue(all_records)
     return all_records, returns
 
 
@@ -119,6 +124,22 @@ def is_left(folder: Path, rerun: str) -> bool:
     if rerun == "failed":
         return found is not None and found.state == FAILED
     return found is None or found.state not in (DONE, NOT_APPLICABLE)
+
+
+def anew(folder: Path) -> None:
+    """Takes away what a cell could go on from. A checkpoint that cannot be removed is said; the cell then uses it."""
+    try:
+        checkpoint.discard(folder)
+    except OSError as error:
+        progress.warn(f"{folder}: the checkpoint cannot be removed ({error.strerror}), so the cell goes on from it")
+
+
+def say_how_to_continue(records: Sequence[Record]) -> None:
+    """One line where cells were interrupted."""
+    count = sum(record.state == INTERRUPTED for record in records)
+    if count:
+        cells = "1 cell was" if count == 1 else f"{count} cells were"
+        progress.say(f"{cells} interrupted: the same command with rerun=missing goes on from the last checkpoints")
 
 
 def _nothing_left(found: Plan) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from fourfold import composition
 from fourfold.errors import Failed, FourfoldError
 from fourfold.launch.jobs import fail_with_the_others
+from fourfold.launch.requeue import requeue_if_preempted
 from fourfold.stopping import listening
 
 if TYPE_CHECKING:  # records bring numpy, which --help and a refusal do without
@@ -50,6 +51,7 @@ class CellTask:
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             found = guarded(self.run, cell, folder, overrides)
+            requeue_if_preempted(found, folder, cell["max_requeue"])
             fail_with_the_others(found)
             return found.state
         from fourfold.launch.single import run_one
