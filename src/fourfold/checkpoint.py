@@ -39,7 +39,8 @@ def save(folder: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) 
         try:
             torch.save({"identity": dict(identity), "content": dict(content)}, file)
         except RuntimeError as error:  # torch's word for a file that does not take what is written
-            raise OSError(getattr(error.__context__, "errno", None), str(error).splitlines()[0]) from error
+            number = getattr(error.__context__, "errno", None)
+            raise OSError(number, os.strerror(number) if number else str(error).splitlines()[0]) from error
         return file.tell()
 
 

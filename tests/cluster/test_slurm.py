@@ -118,8 +118,8 @@ def test_dead_cells_and_refused_requests_take_no_others_with_them(slurm: Path, o
 
 def test_a_job_that_is_cancelled_from_outside_is_noticed(slurm: Path, output: Path, script: Path) -> None:
     process = launch(output, ["hardware=mi300", "seed=1004,0", *SMALL, *SHORT], script)
-    _wait_for(lambda: list(output.glob("cells/*seed1004*/started")))
-    job = next(cell["job"] for cell in _wait_for(lambda: _submitted(output)) if "1004" in cell["cell"])
+    wait_for(lambda: list(output.glob("cells/*seed1004*/started")))
+    job = next(cell["job"] for cell in wait_for(lambda: _submitted(output)) if "1004" in cell["cell"])
     subprocess.run(["scancel", job], check=True)
     finish(process, 1)
     states = {one.axes["seed"]: (one.state, one.reason) for one in records(output)}
@@ -133,8 +133,8 @@ def test_control_c_cancels_its_own_jobs_only(slurm: Path, output: Path, script: 
     ).stdout.strip()  # fmt: skip
     try:
         process = launch(output, ["hardware=a100", "seed=1004,0", *SMALL, *SHORT], script)
-        _wait_for(lambda: list(output.glob("cells/*seed1004*/started")))
-        _wait_for(lambda: any(cell["state"] == "done" for cell in _submitted(output)))
+        wait_for(lambda: list(output.glob("cells/*seed1004*/started")))
+        wait_for(lambda: any(cell["state"] == "done" for cell in _submitted(output)))
         process.send_signal(signal.SIGINT)
         finish(process, 130)
         assert {one.axes["seed"]: one.state for one in records(output)} == {1004: "interrupted", 0: "done"}
@@ -159,7 +159,13 @@ def _submitted(output: Path) -> list[dict[str, Any]]:
     return cells if all(cell["job"] for cell in cells) else []
 
 
-def _wait_for(found: Any, seconds: float = 120) -> Any:
+def slurm_id(output: Path) -> str:
+    """The Slurm job of a sweep's only cell."""
+    (cell,) = wait_for(lambda: _submitted(output))
+    return str(cell["job"])
+
+
+def wait_for(found: Any, seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end
