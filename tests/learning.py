@@ -209,6 +209,15 @@ class Bench:
         return {name: p.detach().clone() for name, p in self.method.network.named_parameters()}  # type: ignore[attr-defined]
 
 
+def untimed(series: Mapping[str, Any]) -> dict[str, Any]:
+    """The series of a cell without those of times and of the machine."""
+    return {name: values for name, values in series.items() if not _timed(name)}
+
+
+def _timed(name: str) -> bool:
+    return name.endswith(("_seconds", "step_ended")) or name.startswith("monitor.")
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two nests of dictionaries, lists, tensors and plain values are equal, bit for bit."""
     if isinstance(one, Tensor):

@@ -18,6 +18,7 @@ from fourfold.composition import cell_name, compose, plain
 from fourfold.experience import Run as Cell
 from fourfold.record import Record, read, read_series
 from fourfold.stopping import listening
+from learning import untimed
 
 Run = Callable[..., Any]
 WORDS = ["benchmark=digits", "hardware=cpu", "setting=class_incremental", "method=replay", "until.steps=40"]
@@ -62,8 +63,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def results(found: Record, folder: Path) -> dict[str, Any]:
-    series = read_series(folder)
-    series.pop("step_seconds")
+    series = untimed(read_series(folder))
     figures = {name: found.measurements[name] for name in ("steps", "units", "stopped_by", "bytes")}
     return {"evaluations": found.evaluations, **figures, **{name: values.tolist() for name, values in series.items()}}
 
