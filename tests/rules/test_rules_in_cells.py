@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from fourfold.composition import compose, plain
 from fourfold.errors import Failed, Refused
 from fourfold.rules.feedback import COUNTERPARTS
-from learning import names, same
+from learning import Bench, Killed, member, names, same
 
 RULES = [name for name in names("method/rule") if name not in ("backprop", "none")]
 TARGETS = ["dtp", "fast_dtp", "target_propagation", "vanilla_dtp", "drl", "parallel_dtp"]
@@ -25,6 +26,23 @@ def test_learns_digits(name: str, run: Callable[..., Any]) -> None:
     record = run("benchmark=digits", "hardware=cpu", f"method/rule={name}", "until.steps=300")
     assert record.state == "done", record.message
     assert record.evaluations[-1]["value"] > REACHED.get(name, 0.88)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_killed_cell_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
+    """What a rule owes to ``state_dict``; a new YAML in conf/method/rule inherits this test."""
+
+    def made() -> Bench:
+        return Bench("finetune", "class_incremental", steps=10, rule=member(f"method/rule/{name}"))
+
+    whole = made()
+    whole.live(tmp_path / "whole", every=2)
+    with pytest.raises(Killed):
+        made().live(tmp_path, every=2, killed_at=8)
+    resumed = made()
+    resumed.live(tmp_path, every=2)
+    assert same(whole.method.state_dict(), resumed.method.state_dict())
+    assert same(whole.parameters(), resumed.parameters())
 
 
 @pytest.mark.parametrize("name", RULES)
