@@ -157,6 +157,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "stopped_by": until.reason,
             "seconds": {**run.watch.read(), **run.meter.phase_seconds(), **around},
             "cpu_seconds": run.keeper.cpu_seconds(),
+            "checkpoints": run.keeper.written,
             "memory": memory.peaks(engine.device, monitor.most_memory()),
             "monitor": monitor.as_dict(),
             "gradients_zeroed": watched.zeroed(),

@@ -51,6 +51,7 @@ class Keeper:
         self.place = Place()
         self.cpu_before = 0.0  # CPU seconds of this cell in earlier processes
         self.cpu_start = time.process_time()
+        self.written = {"count": 0, "bytes": 0}  # checkpoints of this process, and the size of the last
 
     def __enter__(self) -> "Keeper":
         self.cpu_start = time.process_time()
@@ -105,7 +106,6 @@ class FileKeeper(Keeper):
         self.steps = cell["checkpoint"]["steps"] or 0
         self.identity = checkpoint.identity(cell_hash(cell))
         self.last = time.monotonic()
-        self.written = {"count": 0, "bytes": 0}
         self.complained = False
 
     def __enter__(self) -> Keeper:

@@ -37,7 +37,7 @@ class Record:
         again), context, metric, value, samples, masked: value with the context's outputs only, or null,
         classes: [class, right, samples] of each class}.
     log: of a failed cell, the last lines that it printed.
-    measurements: unit, steps, units, seconds of each part, memory, parameters, why the run stopped.
+    measurements: unit, steps, units, seconds of each part, checkpoints, memory, parameters, why the run stopped.
     tuning: how a method's values were chosen: protocol, contexts, figure, trials [{values, score}], chosen, seconds.
     resumed: one entry for each time that the cell went on from a checkpoint: {steps: done by then, at: when,
         started: of the run that was interrupted, host, commit}.

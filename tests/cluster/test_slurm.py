@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,25 @@ if __name__ == "__main__":
 def launch(output: Path, words: list[str], script: Path = ROOT / "run.py") -> "subprocess.Popen[str]":
     environment = {**os.environ, "FOURFOLD_OUTPUT": str(output), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), "-m", "hydra/launcher=submitit_slurm", *words]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=output.parent
     )
+    LAUNCHERS.append(process)
+    return process
+
+
+LAUNCHERS: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A launcher does not outlive its test: it cancels its jobs."""
+    yield
+    while LAUNCHERS:
+        process = LAUNCHERS.pop()
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=120)
 
 
 def finish(process: "subprocess.Popen[str]", status: int) -> str:
