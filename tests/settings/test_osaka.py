@@ -1,6 +1,7 @@
 """OSAKA's stream: contexts of geometric length, fresh labels, nothing told; any position can be returned to."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fourfold.composition import compose
 from fourfold.errors import Refused
 from fourfold.settings.episodes import BLOCK, Classes, ContextSampler, choose
 from fourfold.settings.stream import Drawn, Hidden
-from learning import Bench, digits, make_stream, same
+from learning import Bench, Killed, applies, digits, facts, make_stream, names, same
 
 
 def sampler(stay: float = 0.9, ways: int = 3, shots: int = 2, queries: int = 0) -> ContextSampler:
@@ -170,3 +171,40 @@ def test_pre_training_needs_a_benchmark_with_classes_for_it() -> None:
 def test_a_step_that_takes_too_many_samples_is_refused() -> None:
     with pytest.raises(Refused, match=r"setting.shots: a step takes 100 samples of a class; digits has one with"):
         make_stream("osaka", digits(), ways=2, shots=100)
+
+
+HERE = [name for name in names("method") if applies(name, "osaka") and not facts(f"method/{name}").oracle]
+HERE.remove("inference")  # which has a loop of its own and learns nothing
+
+
+@pytest.mark.parametrize("method", HERE)
+def test_whatever_needs_no_boundaries_runs_here_unchanged(method: str) -> None:
+    made = Bench(method, "osaka", steps=6, setting_values={"alpha": 0.5, "ways": 3, "shots": 2})
+    made.learn_all()
+    scores = made.run.meter.series()["score"]
+    assert len(scores) == 6
+    assert np.isfinite(scores).all()
+
+
+def test_these_are_among_them() -> None:
+    expected = {"finetune", "replay", "der_plus_plus", "bgd", "mir", "gss", "slda", "cmaml_um_pap", "la_maml"}
+    assert expected <= set(HERE)
+    assert not {"ewc", "lwf", "si", "packnet", "maml"} & set(HERE)
+
+
+@pytest.mark.parametrize("method", ["online_adam", "cmaml", "cmaml_um_pap", "metabgd", "metacog", "reptile", "la_maml"])
+def test_a_killed_cell_goes_on_to_the_same_curve(method: str, tmp_path: Path) -> None:
+    def made() -> Bench:
+        return Bench(method, "osaka", steps=14, setting_values={"alpha": 0.7, "ways": 3, "shots": 2})
+
+    whole, cut, rest = made(), made(), made()
+    whole.live(tmp_path / "whole")
+    with pytest.raises(Killed):
+        cut.live(tmp_path / "parts", killed_at=10)
+    rest.live(tmp_path / "parts")
+    one, other = whole.run.meter.series(), rest.run.meter.series()
+    for name in ("score", "loss", "since_switch", "context", "detected"):
+        assert (name in one) == (name in other)
+        if name in one:
+            assert np.array_equal(one[name], other[name], equal_nan=True), name
+    assert same(whole.parameters(), rest.parameters())
