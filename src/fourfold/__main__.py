@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(command=_explain)
 
     tree = commands.add_parser("tree", help="the settings by what they grant, with the methods that apply")
+    tree.add_argument("--svg", action="store_true", help="as a picture")
     tree.set_defaults(command=_tree)
 
     prepare = commands.add_parser("prepare", help="find, download where absent, and verify a benchmark's data")
@@ -176,9 +177,9 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _tree(options: argparse.Namespace) -> int:
-    from fourfold.cli.members import tree_text
+    from fourfold.cli.members import tree_picture, tree_text
 
-    print(tree_text())
+    print(tree_picture() if options.svg else tree_text())
     return 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fourfold import compatibility, composition
 from fourfold.cli.sources import description, hydra
+from fourfold.cli.tree_svg import tree_svg
 from fourfold.compatibility import Member
 from fourfold.errors import Refused, nearest
 
@@ -51,13 +52,23 @@ class _Tree:
     shown: set[str]
 
 
-def tree_text() -> str:
-    """Every setting below those that grant less: what it adds, and the methods that apply there."""
+def tree_picture() -> str:
+    """The same as ``tree_text``, as SVG."""
+    tree = _derived()
+    return tree_svg(tree.parents, tree.grants, tree.methods)
+
+
+def _derived() -> _Tree:
     with hydra():
         catalogue = composition.catalogue()
     grants = {_label(setting, catalogue["setting"]): setting.gives for setting in catalogue["setting"]}
     methods = {node: applicable(facts, catalogue) for node, facts in grants.items()}
-    tree = _Tree(compatibility.parents(catalogue["setting"]), grants, methods, set())
+    return _Tree(compatibility.parents(catalogue["setting"]), grants, methods, set())
+
+
+def tree_text() -> str:
+    """Every setting below those that grant less: what it adds, and the methods that apply there."""
+    tree = _derived()
     lines = ["settings, each below those that tell the learner less: + what it grants, + methods that apply besides"]
     for root in _ordered((node for node, above in tree.parents.items() if not above), tree):
         lines += ["", *_node_lines(root, None, "", tree)]
