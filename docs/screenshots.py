@@ -1,4 +1,4 @@
-"""Pictures of MLflow's pages: the table of cells by the four axes, and the page that compares them.
+"""Pictures of MLflow's pages: the table of cells by the four axes, charts over them, the page that compares them.
 
     python -m fourfold ui --port 5000 &
     python docs/screenshots.py http://127.0.0.1:5000 docs/images
@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from fourfold.tracking.views import compare_address, table_address
+from fourfold.tracking.views import charts_address, compare_address, table_address
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -31,6 +32,7 @@ FLAGS = (
 )
 ASSISTANT = "[data-component-id='mlflow.assistant.chat_panel.close']"
 MOST_COMPARED = 8
+COMPARED = ("benchmark", "hardware", "setting", "method", "units_per_second")
 
 
 def main() -> None:
@@ -48,9 +50,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as profile:
         browser = open_browser(Path(profile))
         try:
-            take(browser, table_address(options.server, identity), "Run Name", 800, options.folder / "mlflow_table.png")
+            take(
+                browser, table_address(options.server, identity), ["Run Name"], 800, options.folder / "mlflow_table.png"
+            )
+            charts = charts_address(options.server, identity)
+            take(browser, charts, ["Fourfold (", "units_per_second"], 1300, options.folder / "mlflow_charts.png")
             compare = compare_address(options.server, identity, runs[:MOST_COMPARED])
-            take(browser, compare, "Comparing", 2000, options.folder / "mlflow_compare.png")
+            take(browser, compare, COMPARED, 2600, options.folder / "mlflow_compare.png", show_differences)
         finally:
             browser.quit()
 
@@ -87,11 +93,30 @@ def open_browser(profile: Path) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def take(browser: webdriver.Chrome, address: str, awaited: str, height: int, picture: Path) -> None:
-    """Opens a page, waits for a word on it, closes MLflow's assistant, takes the picture."""
+def show_differences(browser: webdriver.Chrome) -> None:
+    """Leaves out of the comparison what is the same in all runs."""
+    for switch in browser.find_elements(By.CSS_SELECTOR, "button[role='switch']"):
+        browser.execute_script("arguments[0].click()", switch)
+
+
+def take(
+    browser: webdriver.Chrome,
+    address: str,
+    awaited: Sequence[str],
+    height: int,
+    picture: Path,
+    prepare: Callable[[webdriver.Chrome], None] = lambda browser: None,
+) -> None:
+    """Opens a page, waits for all these words on it, closes MLflow's assistant, takes the picture."""
+
+    def complete(page: webdriver.Chrome) -> bool:
+        text = page.find_element(By.TAG_NAME, "body").text
+        return all(word in text for word in awaited)
+
     browser.set_window_size(1700, height)
     browser.get(address)
-    WebDriverWait(browser, 60).until(lambda page: awaited in page.find_element(By.TAG_NAME, "body").text)
+    WebDriverWait(browser, 120).until(complete)
+    prepare(browser)
     with suppress(WebDriverException):  # open on the first visit only
         WebDriverWait(browser, 5).until(lambda page: page.find_element(By.CSS_SELECTOR, ASSISTANT)).click()
     with suppress(WebDriverException):  # plots are drawn last

@@ -225,6 +225,21 @@ def test_long_and_odd_values_are_made_to_fit(tracking: dict[str, str], store: St
     assert run.data.tags["message"].endswith("…")
 
 
+def test_an_attempt_that_failed_gives_way_to_the_one_that_did_not(
+    tracking: dict[str, str], store: Store, tmp_path: Path
+) -> None:
+    lost = make_record(state="failed", reason="lost node")
+    first = write_sweep(tmp_path, [lost], "one")
+    log_sweep(tracking, tmp_path, first, folders(tmp_path, first))
+    again = make_record(started=START + 5000, ended=START + 5060)
+    second = write_sweep(tmp_path, [again], "two")
+    log_sweep(tracking, tmp_path, second, folders(tmp_path, second))
+    for _ in range(2):
+        (run,) = cells(store).values()
+        assert (run.data.tags["state"], run.data.tags["sweep"]) == ("done", "two")
+        assert sync(tracking, tmp_path)["written"] == 0
+
+
 def test_a_sweep_whose_launcher_was_killed_is_closed(tracking: dict[str, str], store: Store, tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, [make_record()])
     sweep["ended"] = None

@@ -17,7 +17,7 @@ from typing import Any
 from fourfold.errors import Failed, Refused
 from fourfold.tracking import resolve
 from fourfold.tracking.store import set_environment
-from fourfold.tracking.views import table_address
+from fourfold.tracking.views import charts_address, table_address
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -47,9 +47,11 @@ def serve(tracking: Mapping[str, Any], output_dir: Path, port: int) -> int:
     try:
         _wait(server, port, log)
         print(f"MLflow is at http://{HOST}:{port}   (Ctrl-C ends it)", flush=True)
-        table = _table(f"http://{HOST}:{port}", where.experiment)
-        if table:
-            print(f"the cells, by the four axes: {table}", flush=True)
+        server_address = f"http://{HOST}:{port}"
+        experiment = _experiment(server_address, where.experiment)
+        if experiment:
+            print(f"the cells, by the four axes: {table_address(server_address, experiment)}", flush=True)
+            print(f"charts over the four axes:   {charts_address(server_address, experiment)}", flush=True)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -94,12 +96,12 @@ def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     raise Failed(f"MLflow's server did not start ({last[:200]}); its log: {log}")
 
 
-def _table(server: str, experiment: str) -> str | None:
-    """The address of the table of cells; None if the experiment is not there."""
+def _experiment(server: str, experiment: str) -> str | None:
+    """The id of an experiment; None if it is not there."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
     try:
         with urllib.request.urlopen(f"{server}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10) as answer:
-            return table_address(server, json.load(answer)["experiment"]["experiment_id"])
+            return str(json.load(answer)["experiment"]["experiment_id"])
     except (OSError, ValueError, KeyError):
         return None
 

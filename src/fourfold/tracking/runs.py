@@ -20,9 +20,9 @@ from fourfold.report.labels import hardware_label, run_name
 PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 6000, 5000, 250
 # Points of one curve: more than a screen is wide says nothing more.
 MOST_POINTS = 1000
-# Not as parameters: both scales' recipes and all sizes (what ran is in recipe.*), ranges of values, plumbing.
+# Not as parameters: both scales' recipes and all sizes (what ran is in recipe.*), ranges, facts of members, plumbing.
 NOT_PARAMETERS = {"benchmark.recipe", "hardware.launcher", "hardware.match", "tracking", "suite", "hydra"}
-NOT_PARAMETERS_ANYWHERE = {"limits", "sizes"}
+NOT_PARAMETERS_ANYWHERE = {"limits", "sizes", "_target_", "offers", "needs", "uses", "grants"}
 
 STATUS = {
     errors.DONE: "FINISHED",

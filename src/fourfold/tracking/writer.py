@@ -50,6 +50,7 @@ def write_sweep(store: Store, output_dir: Path, sweep: Mapping[str, Any], cells:
         for folder, record in records.items():
             changed = _write_cell(store, folder, record, sweep, parent, known.get(record.cell, []), others)
             counts["written" if changed else "kept"] += 1
+        _remove_attempts(store, records.values())
     return counts
 
 
@@ -133,6 +134,15 @@ def _others(store: Store, records: Sequence[Record]) -> dict[str, Any]:
     found = _existing(store, f"tags.kind = 'cell' and attributes.start_time >= {since}")
     runs = [run for cell in {record.cell for record in records} for run in found.get(cell, [])]
     return {run.data.tags[DIGEST_TAG]: run for run in runs if DIGEST_TAG in run.data.tags}
+
+
+def _remove_attempts(store: Store, records: Iterable[Record]) -> None:
+    """An attempt that did not get done gives way (to MLflow's trash) to the run of the record that replaced it."""
+    unfinished = _existing(store, "tags.kind = 'cell' and tags.state != 'done'")
+    for record in records:
+        for run in unfinished.get(record.cell, []):
+            if run.info.start_time < _milliseconds(record.started):
+                store.client.delete_run(run.info.run_id)
 
 
 def _adopt(store: Store, run: Any, sweep: Mapping[str, Any], parent: str | None) -> None:

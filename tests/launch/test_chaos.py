@@ -1,0 +1,234 @@
+"""A sweep that everything happens to ends as one to which nothing did: each cell once, in records and in MLflow."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from fourfold import record
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = [
+    *("-m", "benchmark=digits", "hardware=cpu", "setting=class_incremental", "method=finetune,replay,ewc"),
+    *("seed=range(20)", "until.steps=60", "slots=2", "rerun=missing"),
+]
+CELLS = 60
+REPEATS = 3
+
+
+def environment(output: Path) -> dict[str, str]:
+    return {**os.environ, "FOURFOLD_OUTPUT": str(output), "OMP_NUM_THREADS": "1"}
+
+
+def start(output: Path, words: list[str]) -> "subprocess.Popen[bytes]":
+    with (output.parent / "printed").open("ab") as printed:
+        command = [sys.executable, str(ROOT / "run.py"), *words]
+        return subprocess.Popen(command, stdout=printed, stderr=printed, env=environment(output), cwd=output.parent)
+
+
+def results(output: Path) -> dict[str, Any]:
+    """What each cell found: its evaluations, and the loss of each step, to the last bit."""
+    found = {}
+    for folder in (output / "cells").iterdir():
+        one = record.read(folder)
+        assert one.state == "done", (one.cell, one.message)
+        values = [(entry["after"], entry["context"], entry["value"]) for entry in one.evaluations]
+        found[one.cell] = (values, np.asarray(record.read_series(folder)["loss"]).tobytes())
+    return found
+
+
+def done(output: Path) -> int:
+    return sum(1 for path in output.glob("cells/*/record.json") if record.read(path.parent).state == "done")
+
+
+def workers(launcher: int) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """(the fork server, the cells) of a launcher: children with the same words, of which the server is the oldest."""
+    try:
+        children = psutil.Process(launcher).children()
+        forked = [child for child in children if "fourfold.launch.forkserver" in child.cmdline()]
+    except psutil.Error:
+        return [], []
+    forked.sort(key=lambda child: child.create_time())
+    return forked[:1], forked[1:]
+
+
+def kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.Error:
+        return
+
+
+def disturb(launcher: "subprocess.Popen[bytes]", output: Path, number: int, luck: random.Random) -> None:
+    """Kills cells now and then; once the fork server, and at the first try the launcher itself; then Ctrl-C."""
+    begun, server_killed = done(output), False
+    while launcher.poll() is None:
+        time.sleep(luck.uniform(0.2, 1.5))
+        servers, cells = workers(launcher.pid)
+        if cells and luck.random() < 0.3:
+            kill(luck.choice(cells))
+        if servers and not server_killed and done(output) - begun >= 4:
+            server_killed = True
+            kill(servers[0])
+        if done(output) - begun >= 15:
+            launcher.send_signal(signal.SIGKILL if number == 0 else signal.SIGINT)
+            launcher.wait(timeout=300)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """An MLflow server that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def words(self) -> list[str]:
+        return ["tracking=server", f"tracking.uri=http://127.0.0.1:{self.port}"]
+
+    def start(self) -> None:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+        ]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        end = time.monotonic() + 180
+        while socket.socket().connect_ex(("127.0.0.1", self.port)) != 0:
+            assert time.monotonic() < end, (self.folder / "server.log").read_text()[-2000:]
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    found = Server(tmp_path)
+    yield found
+    found.kill()
+
+
+def mlflow_runs(uri: str) -> tuple[list[Any], list[Any]]:
+    """(sweeps, cells) of the store."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("fourfold")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    kinds = {kind: [run for run in runs if run.data.tags.get("kind") == kind] for kind in ("sweep", "cell")}
+    return kinds["sweep"], kinds["cell"]
+
+
+def sync(output: Path, words: list[str]) -> str:
+    command = [sys.executable, "-m", "fourfold", "sync", "--output-dir", str(output), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment(output)).stdout
+
+
+def check_mlflow(output: Path, uri: str, words: list[str], cells: int) -> None:
+    """Every cell exactly once, whole, under the last sweep; no sweep is left running; nothing is left to be written."""
+    sync(output, words)
+    assert "runs written: 0" in sync(output, words)
+    parents, found = mlflow_runs(uri)
+    assert len(found) == cells
+    assert len({run.data.tags["cell"] for run in found}) == cells
+    assert all("record_digest" in run.data.tags and run.info.status == "FINISHED" for run in found)
+    assert len({run.data.tags["mlflow.parentRunId"] for run in found}) == 1
+    assert "RUNNING" not in {parent.info.status for parent in parents}
+    assert len(parents) == len(list((output / "sweeps").iterdir()))
+
+
+def test_a_local_sweep_survives(tmp_path: Path, server: Server) -> None:
+    """Cells, fork server, launcher and tracking server are killed; the same command again, at most three times."""
+    calm, wild, luck = tmp_path / "calm", tmp_path / "wild", random.Random(3)
+    assert start(calm, [*SWEEP, "tracking=off"]).wait(timeout=1200) == 0
+    expected = results(calm)
+    assert len(expected) == CELLS
+
+    server.start()
+    for number in range(1 + REPEATS):
+        launcher = start(wild, [*SWEEP, *server.words])
+        if number < REPEATS:
+            if number == 1:
+                server.kill()
+            disturb(launcher, wild, number, luck)
+            if number == 1:
+                server.start()
+        status = launcher.wait(timeout=1200)
+        if status == 0 and done(wild) == CELLS:
+            break
+    assert status == 0, (tmp_path / "printed").read_text()[-3000:]
+    assert results(wild) == expected
+    check_mlflow(wild, f"http://127.0.0.1:{server.port}", server.words, CELLS)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB; skips where this user may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_for_the_tracking_store_costs_a_line(tmp_path: Path, small_disk: Path) -> None:
+    output = tmp_path / "outputs"
+    words = ["tracking=local", f"tracking.uri=sqlite:///{small_disk}/mlflow.db"]
+    sweep = ["-m", "benchmark=digits", "hardware=cpu", "seed=range(6)", "until.steps=800", "slots=2"]
+    (small_disk / "filler").write_bytes(b"x" * 500_000)
+    assert start(output, [*sweep, *words]).wait(timeout=600) == 0
+    printed = (tmp_path / "printed").read_text()
+    warnings = [line for line in printed.splitlines() if "MLflow" in line]
+    assert warnings, printed
+    assert all("the records are safe" in line for line in warnings)
+    assert "Traceback" not in printed
+    assert len(results(output)) == 6
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    check_mlflow(output, f"sqlite:///{small_disk}/mlflow.db", words, 6)
+
+
+def test_a_full_disk_for_the_outputs_costs_a_line_and_the_command_again_repairs_it(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    output = small_disk / "outputs"
+    sweep = ["-m", "benchmark=digits", "hardware=cpu", "seed=range(6)", "until.steps=20", "tracking=off"]
+    (small_disk / "filler").write_bytes(b"x" * 1_900_000)
+    with (tmp_path / "printed").open("wb") as printed:
+        command = [sys.executable, str(ROOT / "run.py"), *sweep]
+        status = subprocess.run(command, stdout=printed, stderr=printed, env=environment(output)).returncode
+    said = (tmp_path / "printed").read_text()
+    assert status in (1, 2), said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    (small_disk / "filler").unlink()
+    with (tmp_path / "printed").open("ab") as printed:
+        again = [*command, "rerun=missing"]
+        assert subprocess.run(again, stdout=printed, stderr=printed, env=environment(output)).returncode == 0
+    assert len(results(output)) == 6
