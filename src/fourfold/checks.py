@@ -15,8 +15,14 @@ def check_whole(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Nothing was taken away (~key) that the choices bring."""
     there = set(flatten(cell))
     gone = next((key for key in flatten(base) if key not in there), None)
-    if gone is not None:
-        raise Refused(f"{gone}: cannot be left out")
+    if gone is None:
+        return
+    above = gone.rpartition(".")[0]
+    while above:
+        if above in there and not isinstance(select(cell, above), Mapping):
+            raise Refused(f"{above}={select(cell, above)}: holds several values; name one of them, e.g. {gone}=...")
+        above = above.rpartition(".")[0]
+    raise Refused(f"{gone}: cannot be left out")
 
 
 def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
@@ -40,6 +46,8 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
         value = select(cell, key)
         if value is not None and not low <= value <= high:
             raise Refused(f"{key}={value}: must be between {low:g} and {high:g}")
+    if not cell["output_dir"].strip():
+        raise Refused("output_dir=: names no folder")
     batch = cell["batch"]
     if batch not in ("default", "auto") and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise Refused(f"batch={batch}: must be default, auto or a whole number above 0")
@@ -62,13 +70,16 @@ _fitting: set[tuple[type, str, str]] = set()
 
 def _merge_one(node_type: type, values: Mapping[str, Any], path: str) -> None:
     try:
-        OmegaConf.merge(OmegaConf.structured(node_type), values)
+        taken: Any = OmegaConf.merge(OmegaConf.structured(node_type), values)
     except OmegaConfBaseException as error:
         key = ".".join(part for part in (path, error.full_key or "") if part)
         reason = str(error).splitlines()[0].rstrip(".")
         if isinstance(error, ConfigKeyError):
             reason = "no such key"
         raise Refused(f"{key}={select({'': values}, '.' + (error.full_key or ''))}: {reason}") from error
+    for key, value in values.items():
+        if isinstance(value, str) and not isinstance(taken[key], str):  # OmegaConf would read '3' as 3
+            raise Refused(f"{'.'.join(filter(None, (path, key)))}='{value}': is text; leave the quotes out")
 
 
 def _check_own(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> None:

@@ -90,7 +90,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(without_hydra(config), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise Refused(one_line(error, [])) from error
+        words = [str(word) for word in config.hydra.overrides.task] if "hydra" in config else []
+        raise Refused(one_line(error, words)) from error
     assert isinstance(container, dict)
     return container  # type: ignore[return-value]
 
@@ -314,11 +315,17 @@ def one_line(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         empty = (word for word in overrides if re.fullmatch(r"[\w/]+=(null|[\d.]+|true|false)", word, re.IGNORECASE))
         return f"{next(empty, 'a group')}: a choice is a name"
+    several = re.match(r"Ambiguous value for argument '([^=]*)=([^']*)'", str(error))
+    if several:
+        key, values = several.groups()
+        return f"{key}={values}: several values are a sweep: add -m; as one list: {key}=[{values}]"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value ({str(error).splitlines()[0]})"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     first = " ".join(str(error).split("\n")[0].split())
     unknown = re.match(r"Could not override '([^']+)'", first)
+    if first.startswith("Could not override ''"):
+        return f"{next((o for o in overrides if o.startswith('=')), '=')}: not of the form key=value"
     no_group = re.match(r"Could not override '([^']+)'\. No match in the defaults list", first)
     if no_group:
         return f"{no_group[1]}: no such group{nearest(no_group[1], _groups())}"
@@ -331,7 +338,11 @@ def one_line(error: Exception, overrides: list[str]) -> str:
         return f"{said}: {str(cause).splitlines()[0]}"
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing:
-        return f"{missing[1]}: needs a value"
+        hidden = re.search(r"([\w/]+)=_\w+", " ".join(overrides))  # a part that members share
+        return f"{hidden[0]}: no such {hidden[1]}" if hidden else f"{missing[1]}: needs a value"
+    if "Error resolving interpolation '${method}/" in first:
+        axis = re.search(r"~\S+|\w+=\[[^ ]*", " ".join(overrides))
+        return f"{axis[0] if axis else 'benchmark, setting, method'}: a cell has one member of each axis, by name"
     return " ".join(part.strip() for part in str(error).splitlines()[:2] if part.strip())
 
 

@@ -279,6 +279,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "measure.price": (0.0, 1e6),
     "hardware.devices": (1, 1024),
     "hardware.nodes": (1, 100_000),
+    "hardware.launcher.cpus_per_task": (1, 100_000),
+    "hardware.launcher.mem_gb": (0.001, 1e6),
+    "hardware.launcher.timeout_min": (1, 1e7),
 }
 
 # What does not change a cell's result, and so is not part of its identity.

@@ -77,10 +77,13 @@ def combinations(words: Sequence[str], row: "Row | None", loader: ConfigLoader) 
     parsed = parser.parse_overrides(list(words) if row is None else words_of(row, words))
     refuse_swept_controls(parsed)
     for word in parsed:
-        if isinstance(word.value(), Glob) and not list(word.sweep_string_iterator()):
-            known = loader.get_group_options(word.key_or_group)
-            what = f"{word.key_or_group} has {', '.join(known)}" if known else f"{word.key_or_group} is no group"
-            raise Refused(f"{word.input_line}: matches nothing; {what}")
+        if not word.is_sweep_override() or list(word.sweep_string_iterator()):
+            continue
+        if not isinstance(word.value(), Glob):
+            raise Refused(f"{word.input_line}: holds no value")
+        known = loader.get_group_options(word.key_or_group)
+        what = f"{word.key_or_group} has {', '.join(known)}" if known else f"{word.key_or_group} is no group"
+        raise Refused(f"{word.input_line}: matches nothing; {what}")
     return [Combination(list(one), row) for batch in BasicSweeper.split_arguments(parsed, None) for one in batch]
 
 

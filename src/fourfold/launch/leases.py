@@ -40,7 +40,7 @@ class Holder:
     since: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.host}, {f'Slurm job {self.job}' if self.job else f'process {self.pid}'}"
+        return f"{self.host}, {f'Slurm job {self.job}' if self.job and '-' not in self.job else f'process {self.pid}'}"
 
 
 class Lease:

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,8 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
     kept, before = sys.argv, os.environ.get(FULL_ERROR)
     sys.argv, os.environ[FULL_ERROR] = [kept[0], *words], "1"  # so that errors come here, not to sys.exit(1)
     try:
-        with _lighter_hydra(words):
+        with _lighter_hydra(words), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="provider=hydra.searchpath")
             folder, name = str(composition.config_directory()), composition.CONFIG_NAME
             hydra.main(version_base="1.3", config_path=folder, config_name=name)(task)()
     finally:
@@ -180,6 +182,8 @@ def _translated(error: Exception, words: list[str]) -> tuple[str, int]:
     refused = exit_code([Refused.state])
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or "Config group override" in str(error):
         return _one_line(error, words), refused
+    if isinstance(error, UserWarning):
+        return f"hydra.searchpath: {str(error).rpartition('path=')[2]}", refused
     if isinstance(error, OSError):
         return f"{error.filename or 'the output folder'}: cannot be used: {error.strerror or error}", refused
     if isinstance(error, ValueError) and _raised_by_hydra(error):
@@ -195,7 +199,7 @@ def _raised_by_hydra(error: Exception) -> bool:
 def _one_line(error: Exception, words: list[str]) -> str:
     """Hydra has gone by the time its error comes here; the nearest names need it once more."""
     GlobalHydra.instance().clear()
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if "=" in word or word.startswith("~")]
     try:
         with hydra.initialize_config_dir(str(composition.config_directory()), version_base="1.3"):
             return composition.one_line(error, overrides)
