@@ -57,7 +57,7 @@ WRONG = {
     "method=random method/rule=backprop": ["backprop needs trained_by_gradients", "random"],
     "method=finetune method/rule=none": ["finetune needs gradients", "backprop"],
     "benchmark=llama method=ewc": ["ewc needs classification", "llama"],
-    "benchmark=_benchmark": ["needs a value"],
+    "benchmark=_benchmark": ["no such benchmark"],
     "timeout=0": ["timeout=0"],
     "slots=0": ["slots=0", "between 1"],
     "mode=guess": ["mode=guess"],
