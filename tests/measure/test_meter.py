@@ -90,3 +90,30 @@ def test_a_cell_out_of_time_fails() -> None:
     with pytest.raises(Failed, match="timeout") as error:
         rule.over(0, Meter(CPU, "images"))
     assert error.value.reason == "timeout"
+
+
+def test_steady_looks_seldom_and_says_why_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 50 steps, then each time there are a tenth more; with a narrow interval it is over, else the time decides."""
+    looks: list[int] = []
+    rule = {"rule": "steady", "steps": None, "epochs": None, "seconds": 1000.0, "interval": 0.01}
+
+    def steps_until_over(spread: float) -> int:
+        generator = np.random.default_rng(0)
+        meter, until = Meter(CPU, "images"), Until(rule, timeout=1e9)
+        seconds = 0.01 * (1 + spread * generator.standard_normal(3000))
+        monkeypatch.setattr(meter, "step_seconds", lambda: looks.append(count) or seconds[:count])
+        monkeypatch.setattr(meter, "step_units", lambda: np.ones(count))
+        until.begin(1.0, 10**9, ordered=False)
+        meter.start()
+        for count in range(3000):
+            if until.over(count, meter):
+                assert until.reason == "steady"
+                return count
+        return 3000
+
+    assert steps_until_over(0.001) == 50
+    assert looks == [50]
+    narrow = steps_until_over(0.1)
+    assert 300 < narrow < 1500
+    assert looks[1:4] == [50, 56, 62]
+    assert len(looks) < 45

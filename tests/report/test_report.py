@@ -237,5 +237,5 @@ def test_a_rate_that_did_not_settle_is_marked(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, [record])
     steps = np.linspace(0.02, 0.01, 400)
     write_cell(tmp_path, record, {"step_seconds": steps, "step_units": np.full(400, 32.0)})
-    assert "≈ still warming up" in report(tmp_path)
+    assert "≈ warming up for half" in report(tmp_path)
     assert folders(tmp_path, sweep)

@@ -24,7 +24,7 @@ ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
 MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
-TO_DROP = ("peak memory", "time", "last loss", "variant")
+TO_DROP = ("J/unit", "MFU", "peak memory", "time", "last loss", "variant")
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
 
 
@@ -112,6 +112,8 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         Column("state" if by_seed else "cells", [_states(row, by_seed) for row in rows], right=False),
         Column(f"rate{in_header}", [_rate(row, unit is None) for row in rows]),
         *([] if steady else [Column(f"rate with warm-up{in_header}", [_overall(row, unit is None) for row in rows])]),
+        Column("MFU", [_single(row, "mfu", lambda share: f"{100 * share:.1f}%") for row in rows]),
+        Column("J/unit", [_single(row, "joules_per_unit", lambda joules: f"{joules:.3g}") for row in rows]),
         *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
         Column("forgetting max", [_value(row, "forgetting_max") for row in rows]),
         Column("last loss", [_value(row, "last_loss") for row in rows]),
@@ -252,7 +254,10 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
             what = "between seeds"
         notes.append(f"±: half of the 95 % interval {what}")
     if not all(_is_steady(row) for row in rows):
-        notes.append(f"{UNSTEADY_MARK} still warming up when half of the steps were over: the rate may be off")
+        notes.append(f"{UNSTEADY_MARK} warming up for half of the steps, or drifting to the end: the rate may be off")
+    batches = {cell.record.recipe.get("batch_from") or "default" for row in rows for cell in row.cells if cell.record}
+    if len(batches) > 1:
+        notes.append(f"batch sizes of more than one kind: {', '.join(sorted(batches))}")
     if any(row.oracle for row in rows):
         notes.append(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
     unmeasured = sorted({row.evidence for row in rows} - {"measured"})

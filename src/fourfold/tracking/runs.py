@@ -34,6 +34,17 @@ STATUS = {
 }
 
 
+# A monitor's field -> MLflow's unit of it, and what one is of ours; and what MLflow calls the host's.
+SYSTEM_METRICS = {
+    "power": ("power_usage_watts", 1.0),
+    "utilisation": ("utilization_percentage", 100.0),
+    "memory": ("memory_usage_megabytes", 1e-6),
+    "clock": ("clock_megahertz", 1e-6),
+    "temperature": ("temperature_celsius", 1.0),
+}
+HOST_NAMES = {"utilisation": "cpu", "memory": "system"}
+
+
 @dataclass(frozen=True)
 class Point:
     """One value of a metric; ``time`` in seconds since the epoch."""
@@ -70,6 +81,7 @@ def cell_run(record: Record, series: Series, sweep: str | None) -> Run:
         points=[
             *(Point(key, value, ended) for key, value in figures(record, series).items()),
             *curves(record, series),
+            *system_points(record, series),
             *evaluation_points(record, ended),
             *diagnostic_points(record, series),
         ],
@@ -196,6 +208,27 @@ def curves(record: Record, series: Series) -> list[Point]:
         if spent > 0 and units[low:high].sum() > 0:
             value = float(units[low:high].sum() / spent)
             points.append(Point("learning/units_per_second", value, float(times[high - 1]), int(high)))
+    return points
+
+
+def system_points(record: Record, series: Series) -> list[Point]:
+    """What the monitor read, as MLflow's system metrics: its names, where it has one, and its units."""
+    looks = np.asarray(series.get("monitor.seconds", ()), dtype=np.float64)
+    zero = (record.measurements.get("monitor") or {}).get("started") or record.started
+    every = max(1, -(-len(looks) // MOST_POINTS))
+    points = []
+    for name, column in series.items():
+        source, _, field = name.removeprefix("monitor.").rpartition(".")
+        if not name.startswith("monitor.") or field not in SYSTEM_METRICS:
+            continue
+        unit, scale = SYSTEM_METRICS[field]
+        device = HOST_NAMES.get(field, source) if source == "host" else source
+        values = np.asarray(column, dtype=np.float64)
+        points += [
+            Point(f"system/{device}_{unit}", float(values[at] * scale), float(zero + looks[at]), at)
+            for at in range(0, len(looks), every)
+            if np.isfinite(values[at])
+        ]
     return points
 
 
