@@ -32,6 +32,7 @@ FLAGS = (
 )
 ASSISTANT = "[data-component-id='mlflow.assistant.chat_panel.close']"
 MOST_COMPARED = 8
+CHARTED = ("Fourfold", "Add chart", "units_per_second")
 COMPARED = ("benchmark", "hardware", "setting", "method", "units_per_second")
 
 
@@ -54,7 +55,7 @@ def main() -> None:
                 browser, table_address(options.server, identity), ["Run Name"], 800, options.folder / "mlflow_table.png"
             )
             charts = charts_address(options.server, identity)
-            take(browser, charts, ["Fourfold (", "units_per_second"], 1300, options.folder / "mlflow_charts.png")
+            take(browser, charts, CHARTED, 1300, options.folder / "mlflow_charts.png")
             compare = compare_address(options.server, identity, runs[:MOST_COMPARED])
             take(browser, compare, COMPARED, 2600, options.folder / "mlflow_compare.png", show_differences)
         finally:
