@@ -33,7 +33,8 @@ class Ended(BaseException):
 def interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
     """Runs a cell up to its 21st step and ends it there; returns its folder."""
 
-    def run_until(*words: str, end: Callable[[], None] | None = None) -> Path:
+    def run_until(*more: str, end: Callable[[], None] | None = None) -> Path:
+        words = [*WORDS, *more]
         tick = Cell.tick
 
         def ticking(cell: Cell, *arguments: Any) -> None:
@@ -45,14 +46,13 @@ def interrupted(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ca
                 end()
 
         monkeypatch.setattr(Cell, "tick", ticking)
-        cell = plain(compose([*WORDS, *words]))
         with listening(100):
             if end is None:
                 with pytest.raises(Ended):
-                    run(*WORDS, *words)
+                    run(*words)
             else:
-                run(*WORDS, *words)
-        return tmp_path / "cells" / cell_name(cell)
+                run(*words)
+        return tmp_path / "cells" / cell_name(plain(compose(words)))
 
     return run_until
 
@@ -78,6 +78,19 @@ def test_a_killed_cell_goes_on_to_the_record_of_one_that_was_not(run: Run, inter
     alone = run(*WORDS, "checkpoint.seconds=null")
     assert alone.resumed == []
     np.testing.assert_equal(mine, results(alone, folder))
+
+
+@pytest.mark.parametrize("method", ["cmaml", "online_sgd"])
+def test_a_stream_that_is_drawn_as_it_goes_gives_the_same_curve(
+    method: str, run: Run, interrupted: Callable[..., Path]
+) -> None:
+    words = ["benchmark=osaka_glyphs", "setting=osaka", f"method={method}", "scale=smoke"]
+    folder = interrupted(*words, OFTEN)
+    found = run(*WORDS, *words, OFTEN)
+    assert [entry["steps"] for entry in found.resumed] == [20]
+    mine = results(found, folder)
+    assert len(mine["score"]) == 40
+    np.testing.assert_equal(mine, results(run(*WORDS, *words), folder))
 
 
 def test_time_is_added_up_over_interruptions(run: Run, interrupted: Callable[..., Path]) -> None:
