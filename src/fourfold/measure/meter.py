@@ -34,7 +34,7 @@ class Meter:
         self._losses: list[Tensor] = []
         self._waiting: list[Tensor] = []
         self._loss_steps: list[int] = []
-        self._phases: list[tuple[str, int, int, int]] = []
+        self._phases: dict[str, Phase] = {}
         self._notes: dict[str, tuple[list[int], list[Tensor | float]]] = {}  # by name: steps, and the value at each
         self._before = np.zeros(0)  # seconds of the steps that were done before an interruption
         self._phases_before: dict[str, float] = {}
@@ -74,7 +74,10 @@ class Meter:
 
     def phase(self, name: str) -> "Phase":
         """Names a part of a step, so that its share of the time is known: ``with meter.phase("forward"): ...``"""
-        return Phase(self, name)
+        found = self._phases.get(name)
+        if found is None:
+            found = self._phases[name] = Phase(self)
+        return found
 
     @contextmanager
     def excluded(self) -> Iterator[None]:
@@ -121,10 +124,13 @@ class Meter:
 
     def _shares(self, times: np.ndarray) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
-        for name, step, begin, end in self._phases:
-            if name in SHARES and step < self.steps:
-                own = found.setdefault(f"{name}_seconds", self._blank(0.0))
-                own[step] += times[end] - times[begin]
+        for name in SHARES:
+            if name in self._phases:
+                phase = self._phases[name]
+                steps, own = np.asarray(phase.steps, dtype=int), self._blank(0.0)
+                inside = steps < self.steps
+                np.add.at(own, steps[inside], phase.seconds(times)[inside])
+                found[f"{name}_seconds"] = own
         return found
 
     def _blank(self, value: float) -> np.ndarray:
@@ -145,8 +151,8 @@ class Meter:
         """Total seconds of each named phase."""
         times = self.clock.resolve()
         totals = dict(self._phases_before)
-        for name, _, begin, end in self._phases:
-            totals[name] = totals.get(name, 0.0) + float(times[end] - times[begin])
+        for name, phase in self._phases.items():
+            totals[name] = totals.get(name, 0.0) + float(phase.seconds(times).sum())
         return totals
 
     def step_seconds(self) -> np.ndarray:
@@ -190,19 +196,28 @@ class Meter:
 
 
 class Phase:
-    """A named part of a step; a class, because a generator would cost more than what it measures."""
+    """All the times that one part of a step was entered. One object a name: to make one each time would cost more."""
 
-    __slots__ = ("begin", "meter", "name")
+    __slots__ = ("begins", "ends", "mark", "meter", "open", "steps")
 
-    def __init__(self, meter: Meter, name: str) -> None:
-        self.meter, self.name = meter, name
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.mark = meter, meter.clock.mark
+        self.steps: list[int] = []
+        self.begins: list[int] = []
+        self.ends: list[int] = []
+        self.open: list[int] = []  # a part may be entered within itself
 
     def __enter__(self) -> None:
-        self.begin = self.meter.clock.mark()
+        self.open.append(self.mark())
 
     def __exit__(self, *_: object) -> None:
-        meter = self.meter
-        meter._phases.append((self.name, meter.steps, self.begin, meter.clock.mark()))
+        self.ends.append(self.mark())
+        self.begins.append(self.open.pop())
+        self.steps.append(self.meter.steps)
+
+    def seconds(self, times: np.ndarray) -> np.ndarray:
+        """Of each time, given the clock's times."""
+        return times[self.ends] - times[self.begins] if self.ends else np.zeros(0)
 
 
 def _read(values: list[Tensor | float]) -> np.ndarray:

@@ -29,7 +29,9 @@ class GradientWatch:
         key = id(optimizer)
         count = self._updates[key] = self._updates.get(key, 0) + 1
         self._fresh[key] = count <= WATCHED
-        if count == 1:
+        if count > WATCHED and min(self._updates.values()) > WATCHED:
+            self.close()
+        elif count == 1:
             parameter = next((p for p in optimizer.param_groups[0]["params"] if p.requires_grad), None)
             if parameter is not None:
                 self._hooks.append(parameter.register_hook(lambda _: self._arrived(key, parameter)))
