@@ -139,6 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     _tracking_options(sync)
     sync.set_defaults(command=_sync)
 
+    calibrate = commands.add_parser("calibrate", help="fit what projections assume to rates that are known")
+    calibrate.add_argument("--figures", type=Path, metavar="CSV", help="a table of known rates (default: the records)")
+    calibrate.add_argument("--name", default="ours", help="of the fit: calibration=NAME (default: ours)")
+    calibrate.add_argument("--write", type=Path, metavar="YAML", help="where the fit goes (default: only shown)")
+    _output_option(calibrate)
+    calibrate.set_defaults(command=_calibrate)
+
     commands.add_parser("run", help="the same as run.py: run OVERRIDE..., or run -m OVERRIDE...", add_help=False)
     return parser
 
@@ -290,6 +297,13 @@ def _sync(options: argparse.Namespace) -> int:
     close_dead(options.output_dir)
     done = sync(_tracking(options.overrides), options.output_dir)
     print(f"sweeps: {done['sweeps']}; runs written: {done['written']}; up to date before: {done['kept']}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from fourfold.projection.calibrate import calibrate
+
+    print(calibrate(options.figures, options.output_dir, options.name, options.write))
     return 0
 
 

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fourfold import compatibility, schema, tuning
 from fourfold.checks import check_types, check_whole, flatten
 from fourfold.errors import NotApplicable, Refused, nearest
-from fourfold.hardware.requests import check_request
+from fourfold.hardware.requests import check_projection, check_request
 from fourfold.members import target
 from fourfold.recipe import resolve, will_be_accelerator
 
@@ -201,6 +201,8 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
     if setting.get("check"):
         target({"_target_": setting["check"]})(cell)
     tuning.check(cell)
+    if cell["mode"] == "projected":
+        check_projection(cell["hardware"])
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)
@@ -278,7 +280,8 @@ def identity(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     """The part of a configuration that decides its result."""
     cell = plain(config) if isinstance(config, DictConfig) else json.loads(json.dumps(dict(config)))
     cell.pop("hydra", None)
-    for key in schema.NOT_IDENTITY:
+    projected = cell["mode"] == "projected"
+    for key in schema.NOT_IDENTITY if projected else (*schema.NOT_IDENTITY, *schema.PROJECTION):
         *path, last = key.split(".")
         node = cell
         for part in path:

@@ -117,6 +117,11 @@ def whole_life(cell: Mapping[str, Any], folder: Path, record: Record, series: di
 
 def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:
     """The cell itself, from device to last evaluation. Fills the record and the series as facts become known."""
+    if cell["mode"] == "projected":
+        from fourfold.projection.cell import fill
+
+        fill(cell, record)
+        return
     begun, process = time.perf_counter(), process_seconds()
     device, benchmark, stream, run, method, rule = assembled(cell, record)
     monitor = watch(cell, device, run.engine)

@@ -96,6 +96,21 @@ class Request:
 
 
 @dataclass
+class Calibration:
+    name: str
+    matmul: float
+    convolution: float
+    depthwise: float
+    attention: float
+    memory: float
+    reduction: float
+    launch: float
+    spread: float | None
+    rows: int
+    source: str
+
+
+@dataclass
 class Hardware:
     name: str
     vendor: str
@@ -220,6 +235,7 @@ class Cell:
     tune: Tune
     benchmark: Any
     hardware: Hardware
+    calibration: Calibration
     setting: Any
     method: Any
 
@@ -239,8 +255,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("seeded", "pretrained"),
     "weights_precision": ("fp32", "bf16"),
     "precision_policy": ("exact", "nearest"),
-    "strategy": ("auto", "ddp", "fsdp", "replicas"),
-    "mode": ("measured",),
+    "strategy": ("auto", "ddp", "fsdp", "tensor", "replicas"),
+    "mode": ("measured", "projected"),
     "evaluate_on": ("test", "validation"),
     "rerun": ("all", "missing", "failed"),
     "invalid": ("skip", "error"),
@@ -284,6 +300,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "hardware.launcher.timeout_min": (1, 1e7),
 }
 
+# What decides the result of a projected cell alone.
+PROJECTION = (
+    "calibration",
+    "hardware.peak",
+    "hardware.power",
+    "hardware.memory",
+    "hardware.bandwidth",
+    "hardware.interconnect",
+)
+
 # What does not change a cell's result, and so is not part of its identity.
 NOT_IDENTITY = (
     "data_dir",
@@ -303,9 +329,4 @@ NOT_IDENTITY = (
     "hardware.launcher",
     "hardware.capacity",
     "hardware.match",
-    "hardware.peak",
-    "hardware.power",
-    "hardware.memory",
-    "hardware.bandwidth",
-    "hardware.interconnect",
 )

@@ -12,7 +12,10 @@ from fourfold.hardware.catalogue import recognises, targets_of
 from fourfold.hardware.vendor import MODULES, SEARCHED, Vendor, vendor
 
 LEAST_MEMORY = 0.85  # of the stated memory, below which it is another device: a slice of it, or a smaller sister
-WAYS_OUT = "hydra/launcher=submitit_slurm would ask a scheduler for it, hardware=auto runs on what is here"
+WAYS_OUT = (
+    "hydra/launcher=submitit_slurm would ask a scheduler for it, mode=projected computes what it would do, "
+    "hardware=auto runs on what is here"
+)
 
 
 @dataclass(frozen=True)

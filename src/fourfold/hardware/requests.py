@@ -26,6 +26,15 @@ def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
             raise Refused(f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}")
 
 
+def check_projection(hardware: Mapping[str, Any]) -> None:
+    """Raises Refused where a device states no rates to project from."""
+    said = f"hardware={hardware['name']} mode=projected"
+    if hardware["stand_in"]:
+        raise Refused(f"{said} hardware.stand_in=true: a projection needs nothing to stand in")
+    if not hardware["bandwidth"] or not any(hardware["peak"].values()):
+        raise Refused(f"{said}: states no peak rates and bandwidth to project from; a device of the catalogue does")
+
+
 def _same(kind: str, words: Iterable[str]) -> bool:
     def bare(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", text.lower())

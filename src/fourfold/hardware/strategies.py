@@ -28,11 +28,8 @@ def strategy_of(asked: str, ranks: int, vendor: Vendor, precision: str) -> Strat
     """
     if ranks == 1:
         return SingleDeviceStrategy(torch.device("cpu") if vendor.kind == "cpu" else torch.device(vendor.kind, 0))
+    check_precision(asked, ranks, precision)
     if asked in ("fsdp", "tensor"):
-        if FABRIC_PRECISION[precision] == "16-mixed":
-            raise Refused(
-                f"strategy={asked} precision=fp16: loss scaling needs whole gradients; precision=bf16 does not"
-            )
         split: Callable[[nn.Module, Any], nn.Module] = shard if asked == "fsdp" else parallelize
         sizes = (ranks, 1) if asked == "fsdp" else (1, ranks)
         return ModelParallelStrategy(
@@ -42,6 +39,12 @@ def strategy_of(asked: str, ranks: int, vendor: Vendor, precision: str) -> Strat
             process_group_backend=vendor.collectives,
         )
     return DDPStrategy(process_group_backend=vendor.collectives)
+
+
+def check_precision(asked: str, ranks: int, precision: str) -> None:
+    """Raises Refused where a strategy cannot have a precision."""
+    if ranks > 1 and asked in ("fsdp", "tensor") and FABRIC_PRECISION[precision] == "16-mixed":
+        raise Refused(f"strategy={asked} precision=fp16: loss scaling needs whole gradients; precision=bf16 does not")
 
 
 def shard(network: nn.Module, mesh: Any) -> nn.Module:

@@ -38,6 +38,9 @@ def convolution_backward_flops(grad: Tensor, inputs: Tensor, weight: Tensor, *re
 
 
 FORMULAS = {**flop_registry, aten.convolution_backward: convolution_backward_flops}
+# What runs nothing on a device, though it makes a tensor; and what reads only some rows of its first tensor.
+RENAMING = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view", "detach", "alias")
+PICKING = ("embedding", "index", "index_select")
 # A loop that ends when all are done would never end.
 MOST_TRUTHS = 100
 # A complex product is four real products and two additions: 8 FLOP for each pair where a real one has 2.
@@ -48,8 +51,8 @@ COMPLEX = 4
 class Operator:
     """Calls that are alike: the operator's name, its kind and data type, and FLOP and bytes of one call.
 
-    kind: matmul | batched_matmul | convolution | attention | other.
-    bytes: of all tensors read and written, each counted once a call; views read and write nothing.
+    kind: matmul | batched_matmul | convolution | depthwise_convolution | attention | other.
+    bytes: of all tensors read and written, each counted once a call; views and allocations move nothing.
     """
 
     name: str
@@ -121,14 +124,31 @@ class OperatorTrace(TorchDispatchMode):
         flops = int(formula(*args, **kwargs, out_val=out)) if formula else 0
         if made and made[0].is_complex():
             flops *= COMPLEX
-        moved = 0 if func.is_view else sum(leaf.numel() * leaf.element_size() for leaf in (*given, *made))
+        moved = 0 if func.is_view else _bytes_moved(packet.__name__, given, made)
         kind = KINDS.get(packet, "attention" if formula else "other")
+        if kind == "convolution" and _depthwise(packet, args):
+            kind = "depthwise_convolution"
         dtype = str((made or given)[0].dtype).removeprefix("torch.") if made or given else "none"
         self.calls[packet.__name__, kind, dtype, flops, moved] += 1
 
     def operators(self) -> tuple[Operator, ...]:
         """What was noted, calls that are alike together."""
         return tuple(Operator(*key, calls) for key, calls in self.calls.items())
+
+
+def _depthwise(packet: Any, args: Any) -> bool:
+    """Whether each channel is convolved by itself: a weight [channels, 1, ...] in as many groups."""
+    weight = args[2] if packet is aten.convolution_backward else args[1]
+    groups = args[9] if packet is aten.convolution_backward else args[8]
+    return groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
+
+
+def _bytes_moved(name: str, given: list[Tensor], made: list[Tensor]) -> int:
+    """Of what is read and written: an expanded tensor's few bytes, and of a table the rows that are picked."""
+    if name in RENAMING:
+        return 0
+    read = [*made, *given[1:]] if name in PICKING else given
+    return sum(min(leaf.numel() * leaf.element_size(), leaf.untyped_storage().nbytes()) for leaf in (*read, *made))
 
 
 DECOMPOSED: set[Any] = set()  # operators that are known not to be made of others

@@ -8,6 +8,7 @@ A number that a cell does not have is absent, never 0.
 import re
 from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,10 +59,31 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **online.figures(series or {}, record.measurements.get("contexts") or [], score),
         **learning.costs(record.measurements),
         **energy_figures(record.measurements, record.config.get("measure") or {}, series or {}, devices_of(record)),
+        **projected(record.measurements.get("projection") or {}),
         "total_seconds": None if record.ended is None else record.ended - record.started,
     }
     found["cl_score_sequoia"] = _sequoia(found)
     return {name: float(value) for name, value in found.items() if value is not None and isfinite(value)}
+
+
+def projected(projection: Mapping[str, Any]) -> dict[str, float | None]:
+    """What was computed for a device that was not there. Its evidence is "projected"; none of it was measured."""
+    memory = projection.get("memory") or {}
+    return (
+        {
+            "units_per_second": projection.get("units_per_second"),
+            "units_per_second_low": projection.get("low"),
+            "units_per_second_high": projection.get("high"),
+            "upper_bound": projection.get("upper_bound"),
+            "projected_memory_bytes": memory.get("needed"),
+            "fits": memory.get("fits"),
+            "largest_batch": memory.get("largest_batch"),
+            "joules_per_unit_at_most": projection.get("joules_per_unit"),
+            **{f"bound_by_{name}": share for name, share in (projection.get("bound") or {}).items()},
+        }
+        if projection
+        else {}
+    )
 
 
 def steady_rate(series: Series) -> Rate | None:

@@ -20,7 +20,8 @@ from fourfold.report.labels import USUAL_RULES, bytes_text, rate_text, seconds_t
 from fourfold.report.read import Cell, Sweep
 
 WIDTH = 100
-ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
+ORACLE_MARK, UNSTEADY_MARK, PROJECTED_MARK, BOUND_MARK = "†", "≈", "~", "≤"
+PROJECTED = "projected"
 MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
@@ -119,6 +120,9 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         Column("last loss", [_value(row, "last_loss") for row in rows]),
         Column("time", [_single(row, "total_seconds", seconds_text) for row in rows]),
         Column("peak memory", [_single(row, _memory_figure(row), bytes_text) for row in rows]),
+        Column("fits", [_fits(row) for row in rows], right=False),
+        Column("bound by", [_bound_by(row) for row in rows], right=False),
+        Column("energy a unit", [_single(row, "joules_per_unit_at_most", _joules) for row in rows]),
     ]
     return [column for column in columns if not column.empty]
 
@@ -153,10 +157,20 @@ def _rate(row: Group, with_unit: bool) -> str:
     found = rate_of(row)
     if found is None:
         return ""
-    text = ("" if _is_steady(row) else UNSTEADY_MARK) + rate_text(found.mean)
-    if found.high is not None and found.mean > 0:
+    text = _mark(row) + rate_text(found.mean)
+    if row.evidence == PROJECTED and found.high is not None:  # in ratios, so it is not symmetric
+        text += f" ({rate_text(found.low or 0)} to {rate_text(found.high)})"
+    elif found.high is not None and found.mean > 0:
         text += f" ±{100 * (found.high - found.mean) / found.mean:.2g}%"
     return f"{text} {row.unit}/s" if with_unit and row.unit else text
+
+
+def _mark(row: Group) -> str:
+    """What a rate is less than a measured, steady one."""
+    if row.evidence == PROJECTED:
+        bound = row.figures.get("upper_bound")
+        return BOUND_MARK if bound is not None and bound.mean else PROJECTED_MARK
+    return "" if _is_steady(row) else UNSTEADY_MARK
 
 
 def _overall(row: Group, with_unit: bool) -> str:
@@ -188,7 +202,31 @@ def _single(row: Group, name: str, show: Callable[[float], str]) -> str:
     return "" if found is None else show(found.mean)
 
 
+def _fits(row: Group) -> str:
+    """Whether a projected cell's memory is there, and else the largest batch for which it is."""
+    fits, largest = row.figures.get("fits"), row.figures.get("largest_batch")
+    if fits is None:
+        return ""
+    if fits.mean:
+        return "yes"
+    return f"batch ≤ {largest.mean:.0f}" if largest is not None and largest.mean else "no"
+
+
+def _bound_by(row: Group) -> str:
+    shares = {name: found.mean for name, found in row.figures.items() if name.startswith("bound_by_")}
+    if not shares:
+        return ""
+    most = max(shares, key=lambda name: shares[name])
+    return f"{most.removeprefix('bound_by_')} {100 * shares[most]:.0f}%"
+
+
+def _joules(value: float) -> str:
+    return f"{BOUND_MARK}{value:.3g} J"
+
+
 def _memory_figure(row: Group) -> str:
+    if row.evidence == PROJECTED:
+        return "projected_memory_bytes"
     return "allocated_peak_bytes" if "allocated_peak_bytes" in row.figures else "host_peak_bytes"
 
 
@@ -239,6 +277,8 @@ def _styled(column: Column, text: str, row: Group) -> Text:
         style = STATE_STYLES.get(worst, "red")
     elif column.name == "hardware" and row.evidence != "measured":
         style = "yellow"
+    elif row.evidence == PROJECTED and column.right:
+        style = "italic"
     return Text(text, style=style)
 
 
@@ -263,6 +303,10 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
     unmeasured = sorted({row.evidence for row in rows} - {"measured"})
     if unmeasured:
         notes.append(f"({' / '.join(unmeasured)}): not measured on that device")
+    if PROJECTED in unmeasured:
+        notes.append(
+            f"{PROJECTED_MARK} by a fitted model, with its 95 % interval; {BOUND_MARK} at most: nothing was fitted"
+        )
     if dropped:
         notes.append(f"left out for want of width: {', '.join(dropped)} (--json and --csv have everything)")
     return notes

@@ -1,0 +1,116 @@
+"""One step of a cell in the steady state, traced at full size: what is computed, moved and held."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fourfold import tracing
+from fourfold.benchmarks.interface import Benchmark
+from fourfold.errors import Unavailable
+from fourfold.hardware.engine import make_optimizer
+from fourfold.measure.flops import Operator, OperatorTrace
+from fourfold.methods import interface as methods
+from fourfold.projection.autocast import MetaAutocast
+from fourfold.projection.memory import LiveBytes
+from fourfold.recipe import Recipe
+from fourfold.rules import interface as rules
+from fourfold.settings.stream import Stream
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One step on one device. Sizes are bytes.
+
+    unit: its word; units: of work; parameters: how many numbers, ``trainable`` of them learned; static: held between
+    steps (weights, gradients, optimizer states, data); peak: the most that is held within a step.
+    """
+
+    operators: tuple[Operator, ...]
+    unit: str
+    units: float
+    samples: int
+    parameters: int
+    trainable: int
+    static: int
+    peak: int
+
+
+class MetaEngine(tracing.NoEngine):
+    """An engine on the meta device with an accelerator's mixed precision and its way of updating."""
+
+    def __init__(self, precision: str) -> None:
+        super().__init__("meta", precision)
+        self.networks: list[nn.Module] = []
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return MetaAutocast(AUTOCAST.get(self.precision))
+
+    def network(self, build: Any) -> nn.Module:
+        network = super().network(build)
+        self.networks.append(network)
+        return network
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
+        """All parameters at once, which is torch's choice on an accelerator but not on the meta device."""
+        made = make_optimizer(parameters, recipe)
+        for group in made.param_groups:
+            group["foreach"] = True
+        return made
+
+
+def trace(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> Facts:
+    """The second step of the cell's method: the first one makes the optimizer's states.
+
+    Raises Unavailable for a step that depends on values (generation, acting in an environment): it needs a device.
+    """
+    if "kernel" in benchmark.facts:
+        return _kernel(benchmark, recipe)
+    engine: Any = MetaEngine(recipe.precision)
+    try:
+        with torch.random.fork_rng(devices=[]), LiveBytes() as held:
+            step = tracing._first_step(cell, recipe, benchmark, stream)
+            run = tracing._run(cell, recipe, benchmark, engine)
+            method = methods.build(cell["method"])
+            method.setup(benchmark, stream.view(engine.device), run, rules.build(cell["method"]["rule"], engine))
+            run.meter.start()
+            experience: Any = tracing.OneStep(step)
+            with sdpa_kernel(SDPBackend.MATH):
+                with OperatorTrace():
+                    method.learn(experience, run)
+                static = held.live
+                held.reset()
+                with OperatorTrace() as noted:
+                    method.learn(experience, run)
+    except Exception as error:
+        raise Unavailable(
+            f"mode=projected: a step of benchmark {benchmark.name} with method {cell['method']['name']} cannot be "
+            f"traced without values ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+        ) from error
+    parameters = [each for network in engine.networks for each in network.parameters()]
+    return Facts(
+        operators=noted.operators(),
+        unit=benchmark.unit,
+        units=step.units,
+        samples=recipe.batch,
+        parameters=sum(each.numel() for each in parameters),
+        trainable=sum(each.numel() for each in parameters if each.requires_grad),
+        static=static,
+        peak=held.peak,
+    )
+
+
+def _kernel(benchmark: Any, recipe: Recipe) -> Facts:
+    with LiveBytes() as held:
+        call, work = benchmark.kernel(torch.device("meta"))
+        static = held.live
+        with OperatorTrace() as noted:
+            call()
+    operators = noted.operators()
+    return Facts(operators, benchmark.unit, work, 1, 0, 0, static, held.peak)

@@ -1,0 +1,75 @@
+"""The bytes that a trace says are held, against what an allocator really gave out."""
+
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fourfold.projection.autocast import MetaAutocast
+from fourfold.projection.memory import BLOCK, LiveBytes
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.joint(inputs).unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        return inputs + self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def transformer(device: str) -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 64), Attention(), nn.GELU(), Attention(), nn.Linear(64, 10)).to(device)
+
+
+def perceptron(device: str) -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 256), nn.GELU(), nn.LayerNorm(256), nn.Linear(256, 10)).to(device)
+
+
+def two_steps(build: Callable[[str], nn.Module], device: str) -> None:
+    network = build(device)
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
+    inputs = torch.zeros(64, 48, 32, device=device)
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        network(inputs).square().mean().backward()
+        optimizer.step()
+
+
+def allocated(work: Callable[[], None]) -> int:
+    """The most bytes that torch's CPU allocator had given out at a time within the work."""
+    gc.collect()
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+@pytest.mark.parametrize("build", [transformer, perceptron])
+def test_the_peak_is_the_allocator_s(build: Callable[[str], nn.Module]) -> None:
+    with LiveBytes() as held, MetaAutocast(None):
+        two_steps(build, "meta")
+    assert held.peak == pytest.approx(allocated(lambda: two_steps(build, "cpu")), rel=0.10)
+
+
+def test_what_is_freed_is_no_longer_held() -> None:
+    with LiveBytes() as held:
+        first = torch.empty(1000, device="meta")
+        view = first[10:]
+        second = first + 1
+        assert held.live == 2 * 4096
+        del first, second
+        assert held.live == 4096  # the view keeps its storage
+        del view
+        assert (held.live, held.peak) == (0, 8192)
+        held.reset()
+        torch.empty(1, device="meta").add_(1)
+        assert held.peak == BLOCK
