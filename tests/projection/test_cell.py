@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 from fourfold.__main__ import main
 from fourfold.composition import cell_name, compose, plain
 from fourfold.errors import Refused
+from fourfold.measure.flops import Operator
 from fourfold.metrics import figures
 from fourfold.projection import calibrate
-from fourfold.projection.cell import facts_of, sizes_of
-from fourfold.projection.model import project
-from fourfold.recipe import resolve
+from fourfold.projection.cell import sizes_of
+from fourfold.projection.model import Table, project
+from fourfold.projection.trace import Facts
 from fourfold.report import report
 
 SMALL = ("scale=smoke", "mode=projected")
@@ -32,7 +35,7 @@ FITTED = {
 
 
 def test_a_projected_cell_measures_nothing_and_says_so(run: Any) -> None:
-    record = run("benchmark=llama", "hardware=a100", *SMALL)
+    record = run("benchmark=llama", "hardware=a100", "calibration=none", *SMALL)
     assert (record.state, record.evidence) == ("done", "projected"), record.message
     assert not (record.folder / "series.npz").exists() or "step_seconds" not in record.measurements
     found = figures(record)
@@ -45,6 +48,14 @@ def test_a_projected_cell_measures_nothing_and_says_so(run: Any) -> None:
     assert "≤" in text
     rows = json.loads(report(record.folder.parent.parent, None, "json", True))["rows"]
     assert rows[0]["evidence"] == "projected"
+
+
+def test_a_fitted_projection_has_an_interval(run: Any) -> None:
+    record = run("benchmark=llama", "hardware=a100", "calibration=a100", *SMALL)
+    found = figures(record)
+    assert 0 < found["units_per_second_low"] < found["units_per_second"] < found["units_per_second_high"]
+    assert found["upper_bound"] == 0
+    assert "~" in report(record.folder.parent.parent, None, "text", True)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +104,21 @@ def test_what_a_device_states_names_a_projected_cell_and_no_other() -> None:
 
 @pytest.fixture(scope="module")
 def rows() -> list[calibrate.Row]:
-    """Rows whose rates follow the model exactly, with known efficiencies."""
+    """Rows whose rates follow the model exactly, with known efficiencies: mixtures of operators of every class."""
+    hardware = plain(compose(["hardware=a100"]))["hardware"]
+    chance = random.Random(0)
+    kinds = {"mm": "matmul", "bmm": "batched_matmul", "conv": "convolution", "dw": "depthwise_convolution"}
     found = []
-    for benchmark in ("resnet", "convnext", "bert", "llama"):
-        for precision in ("fp32", "tf32", "bf16"):
-            for batch in (32,):
-                words = [f"benchmark={benchmark}", f"precision={precision}", f"batch={batch}"]
-                cell = plain(compose([*words, "hardware=a100", *SMALL]))
-                facts = facts_of(cell, resolve(cell, accelerator=True))
-                known = project(facts.operators, sizes_of(facts), cell["hardware"], precision, "ddp", FITTED)
-                name = " ".join(words)
-                rate = known["units_per_second"]
-                found.append(calibrate.Row(name, benchmark, facts, cell["hardware"], precision, "ddp", rate))
+    for number in range(24):
+        each = [
+            Operator(name, kind, "bfloat16", int(10 ** chance.uniform(8, 12)), 10**6, 3) for name, kind in kinds.items()
+        ]
+        each += [Operator(name, "other", "float32", 0, int(10 ** chance.uniform(7, 9)), 9) for name in ("add", "sum")]
+        each += [Operator("mul", "other", "float32", 0, 8, int(10 ** chance.uniform(1, 4)))]
+        facts = Facts(tuple(each), "images", 8.0, 8, 10, 10, 10**6, 10**7)
+        known = project(Table(each, hardware, "bf16"), sizes_of(facts), hardware, "ddp", FITTED)
+        row = calibrate.Row(f"row {number}", f"group {number // 4}", facts, hardware, "bf16", "ddp", 1.0)
+        found.append(replace(row, rate=known["units_per_second"]))
     return found
 
 
@@ -114,15 +128,15 @@ def test_a_fit_finds_the_law_that_made_the_rates(rows: list[calibrate.Row], tmp_
     for row in rows:
         assert row.projected(found.calibration) == pytest.approx(row.rate, rel=0.05)
     text = calibrate.yaml_text(found, "this test")
-    assert "rows: 12" in text
+    assert "rows: 24" in text
     assert "+0 %" in calibrate.text(found, rows) or "-0 %" in calibrate.text(found, rows)
 
 
 def test_a_fit_knows_how_far_off_it_is(rows: list[calibrate.Row]) -> None:
-    """A benchmark that is twice as fast as its law is off by half when it is left out."""
-    odd = [calibrate.Row(**{**vars(row), "rate": row.rate * (2 if row.group == "bert" else 1)}) for row in rows]
+    """A group of rows that is twice as fast as its law is off by half when it is left out."""
+    odd = [replace(row, rate=row.rate * (2 if row.group == "group 2" else 1)) for row in rows]
     errors = calibrate.fit(odd, "test", "").errors
-    assert all(errors[row.name] == pytest.approx(-math.log(2), abs=0.2) for row in odd if row.group == "bert")
+    assert all(errors[row.name] == pytest.approx(-math.log(2), abs=0.2) for row in odd if row.group == "group 2")
 
 
 def test_too_few_rows_and_unreadable_tables_are_refused(tmp_path: Path, capsys: Any) -> None:

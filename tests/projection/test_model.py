@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fourfold.errors import Unavailable
-from fourfold.projection.model import Efficiency, Sizes, exchanged_bytes, memory, project, step_time
+from fourfold.projection.model import Efficiency, Sizes, Table, exchanged_bytes, memory, project
 
 DEVICE: dict[str, Any] = {
     "name": "device", "bandwidth": 1e12, "memory": 10e9, "power": 100, "devices": 1, "nodes": 1,
@@ -36,7 +36,7 @@ class Call:
 
 
 def seconds(call: Call, precision: str = "bf16", **efficiency: float) -> tuple[float, str]:
-    found = step_time([call], DEVICE, precision, Efficiency(**efficiency))
+    found = Table([call], DEVICE, precision).time(Efficiency(**efficiency))
     most = max(("compute", "memory", "launch"), key=lambda name: getattr(found, name))
     assert found.total == getattr(found, most)
     return found.total, most
@@ -66,7 +66,9 @@ SIZES = Sizes(units=8.0, samples=4, trainable=10**9, static=9 * 10**9, peak=13 *
 
 
 def projected(strategy: str = "ddp", spread: float | None = None, **hardware: Any) -> dict[str, Any]:
-    return project([Call(flops=10**14)], SIZES, {**DEVICE, **hardware}, "bf16", strategy, {**NONE, "spread": spread})
+    return project(
+        Table([Call(flops=10**14)], DEVICE, "bf16"), SIZES, {**DEVICE, **hardware}, strategy, {**NONE, "spread": spread}
+    )
 
 
 def test_a_projection_says_rate_bound_memory_and_energy() -> None:

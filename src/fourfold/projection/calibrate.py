@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from fourfold.composition import compose, plain
 from fourfold.errors import DONE, FourfoldError, Refused
 from fourfold.projection.cell import facts_of, sizes_of
-from fourfold.projection.model import Efficiency, project
+from fourfold.projection.model import Efficiency, Table, project
 from fourfold.projection.trace import Facts
 from fourfold.recipe import resolve
 
@@ -54,11 +55,13 @@ class Row:
     strategy: str
     rate: float
 
+    @cached_property
+    def table(self) -> Table:
+        return Table(self.facts.operators, self.hardware, self.precision)
+
     def projected(self, calibration: Mapping[str, Any]) -> float:
         """Its rate by the model."""
-        found = project(
-            self.facts.operators, sizes_of(self.facts), self.hardware, self.precision, self.strategy, calibration
-        )
+        found = project(self.table, sizes_of(self.facts), self.hardware, self.strategy, calibration)
         return float(found["units_per_second"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.hardware.strategies import check_precision
-from fourfold.projection.model import Sizes, project
+from fourfold.projection.model import Sizes, Table, project
 from fourfold.projection.trace import Facts, trace
 from fourfold.recipe import Recipe, resolve
 from fourfold.record import Record
@@ -32,7 +32,8 @@ def fill(cell: Mapping[str, Any], record: Record) -> None:
     facts = facts_of(cell, recipe)
     strategy = "ddp" if cell["strategy"] == "auto" else cell["strategy"]
     calls = facts.operators
-    found = project(calls, sizes_of(facts), hardware, recipe.precision, strategy, cell["calibration"])
+    table = Table(calls, hardware, recipe.precision)
+    found = project(table, sizes_of(facts), hardware, strategy, cell["calibration"])
     record.measurements = {
         "unit": facts.unit,
         "parameters": facts.parameters,

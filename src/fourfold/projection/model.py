@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any, Protocol
 
+import numpy as np
+
 from fourfold.errors import Unavailable
 
 # An operator's data type -> the precision whose peak holds; 32-bit products may be tf32.
@@ -82,24 +84,35 @@ class Time:
         return self.compute + self.memory + self.launch
 
 
-def step_time(calls: Iterable[Call], hardware: Mapping[str, Any], precision: str, efficiency: Efficiency) -> Time:
-    """The time of a step's operators, one after another.
+class Table:
+    """The operators of a step on a device, as arrays: seconds at the peak rates, for one call of each."""
 
-    Raises Unavailable if the device states no rate for a product.
-    """
-    found = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
-    for call in calls:
-        if not call.bytes:
-            continue
-        reached = efficiency.reduction if any(word in call.name for word in REDUCTIONS) else efficiency.memory
-        moved = call.bytes * PASSES.get(call.name, 1.0)
-        times = {"memory": moved / (hardware["bandwidth"] * reached), "launch": efficiency.launch}
-        if call.flops:
-            rate = peak(hardware, call, precision) * float(getattr(efficiency, EFFICIENCY_OF[call.kind]))
-            times["compute"] = call.flops / rate
-        bound = max(times, key=lambda name: times[name])
-        found[bound] += times[bound] * call.calls
-    return Time(**found)
+    def __init__(self, calls: Iterable[Call], hardware: Mapping[str, Any], precision: str) -> None:
+        """Raises Unavailable if the device states no rate for a product."""
+        kept = [call for call in calls if call.bytes]
+        self.calls = np.array([call.calls for call in kept], dtype=float)
+        self.compute = np.array([call.flops / peak(hardware, call, precision) if call.flops else 0.0 for call in kept])
+        self.memory = np.array([call.bytes * PASSES.get(call.name, 1.0) / hardware["bandwidth"] for call in kept])
+        self.product = [EFFICIENCY_OF.get(call.kind, "matmul") for call in kept]
+        self.reading = ["reduction" if any(word in call.name for word in REDUCTIONS) else "memory" for call in kept]
+        self._kinds = {name: np.array([kind == name for kind in self.product]) for name in set(self.product)}
+        self._reads = {name: np.array([kind == name for kind in self.reading]) for name in set(self.reading)}
+
+    def time(self, efficiency: Efficiency) -> Time:
+        """Of all operators, one after another."""
+        compute = self.compute / _spread(efficiency, self._kinds, len(self.calls))
+        memory = self.memory / _spread(efficiency, self._reads, len(self.calls))
+        each = np.stack([compute, memory, np.full(len(self.calls), efficiency.launch)])
+        bound = each.argmax(axis=0)
+        longest = each.max(axis=0) * self.calls
+        return Time(*(float(longest[bound == index].sum()) for index in range(3)))
+
+
+def _spread(efficiency: Efficiency, kinds: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    values = np.ones(count)
+    for name, mask in kinds.items():
+        values[mask] = getattr(efficiency, name)
+    return values
 
 
 def peak(hardware: Mapping[str, Any], call: Call, precision: str) -> float:
@@ -134,20 +147,14 @@ class Sizes:
 
 
 def project(
-    calls: Iterable[Call],
-    sizes: Sizes,
-    hardware: Mapping[str, Any],
-    precision: str,
-    strategy: str,
-    calibration: Mapping[str, Any],
+    table: Table, sizes: Sizes, hardware: Mapping[str, Any], strategy: str, calibration: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a cell would do on its hardware, as plain data for a record.
 
     units_per_second with ``low`` and ``high`` (95 %), or as an upper bound where nothing was calibrated; seconds of a
     step by what bounds them; memory against what there is; energy at the board's limit, an upper bound.
     """
-    efficiency = Efficiency.of(calibration)
-    time = step_time(calls, hardware, precision, efficiency)
+    time = table.time(Efficiency.of(calibration))
     devices = hardware["devices"] * hardware["nodes"]
     exchanged = exchanged_bytes(sizes.trainable, devices, strategy)
     exposed = exposed_seconds(exchanged, hardware, time.total, strategy)
