@@ -58,17 +58,17 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
 def _merge(node_type: type, values: Mapping[str, Any], path: str) -> None:
     """Raises Refused for a key that the type does not have, or whose value it does not take."""
-    for key, value in values.items():
-        known = (node_type, key, json.dumps(value, default=str))
-        if known not in _fitting:  # most values of a sweep are those of the cell before
-            _merge_one(node_type, {key: value}, path)
-            _fitting.add(known)
+    told = {key: (node_type, key, json.dumps(value, default=str)) for key, value in values.items()}
+    fresh = {key: value for key, value in values.items() if told[key] not in _fitting}
+    if fresh:  # most values of a sweep are those of the cell before
+        _merge_fresh(node_type, fresh, path)
+        _fitting.update(told.values())
 
 
 _fitting: set[tuple[type, str, str]] = set()
 
 
-def _merge_one(node_type: type, values: Mapping[str, Any], path: str) -> None:
+def _merge_fresh(node_type: type, values: Mapping[str, Any], path: str) -> None:
     try:
         taken: Any = OmegaConf.merge(OmegaConf.structured(node_type), values)
     except OmegaConfBaseException as error:

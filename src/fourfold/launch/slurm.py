@@ -28,6 +28,7 @@ from fourfold.launch.ending import (
 )
 from fourfold.launch.jobs import Job
 from fourfold.launch.local import outcome
+from fourfold.launch.partitions import offered
 from fourfold.launch.stop import Stop
 
 ARRAY_LIMIT = 1000  # Slurm's default MaxArraySize is 1001, and submitit does not look
@@ -157,8 +158,10 @@ def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
             if key in ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
         }
         shown = ", ".join(f"{key}={value}" for key, value in asked.items())
+        there = offered()
+        what = f"Slurm does not take this request ({shown}): {said}{f'; there is {there}' if there else ''}"
         for job in group:
-            job.end(refused(f"Slurm does not take this request ({shown}): {said}"))
+            job.end(refused(what))
         return []
     for job, handle in zip(group, handles, strict=True):
         job.on_start(handle.job_id)
