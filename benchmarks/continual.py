@@ -1,6 +1,7 @@
 """Images a second of continual learning: finetune, ewc, replay, der_plus_plus, beside bare loops and Avalanche.
 
-    FOURFOLD_DATA=... OMP_NUM_THREADS=1 python benchmarks/continual.py [--steps 500] [--pairs 3] [--without-avalanche]
+    FOURFOLD_DATA=... OMP_NUM_THREADS=1 python benchmarks/continual.py [--steps 500] [--pairs 3] [--methods A,B]
+        [--without-avalanche]
 
 Class-incremental Fashion-MNIST, 5 contexts of 2 classes, MLP 784-400-400-10, Adam 0.001, batch 128, one thread. Each
 method is measured right before and after a bare PyTorch loop of the same work (batches, masks, remembered samples,
@@ -11,6 +12,7 @@ installed its column says so.
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import statistics
 import tempfile
@@ -27,6 +29,17 @@ from fourfold.data.idx import idx
 METHODS = ("finetune", "ewc", "replay", "der_plus_plus")
 CONTEXTS, BATCH, MEMORY = 5, 128, 1000
 REMEMBERED = {"finetune": 0, "ewc": 0, "replay": 1, "der_plus_plus": 2}  # batches of them in a step
+
+
+def declare_operators() -> "torch.library.Library | None":
+    """torchvision built for another torch can be imported once two operators, of no use here, are declared."""
+    if importlib.util.find_spec("torchvision") is None:
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    with contextlib.suppress(RuntimeError):  # they are there already
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 def network() -> nn.Sequential:
@@ -119,9 +132,6 @@ def fisher_of(model: nn.Sequential, pictures: Tensor, seen: Tensor) -> list[Tens
 
 def avalanche(method: str, steps: int, pictures: Tensor, labels: Tensor) -> float:
     """CPU seconds of Avalanche's training of the same steps, or ImportError."""
-    schemas = torch.library.Library("torchvision", "DEF")  # torchvision's own operators are of no use here
-    with contextlib.suppress(RuntimeError):  # the second time
-        schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import as_classification_dataset
     from avalanche.training.supervised import DER, EWC, Naive, Replay
@@ -156,10 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500, help="of the whole stream")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--without-avalanche", action="store_true")
     parser.add_argument("--data-dir", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    held = [declare_operators()]  # as long as the program runs
     data_dir = options.data_dir or os.environ.get("FOURFOLD_DATA", "data")
     train = idx(data_dir, 0, "fashion_mnist").train
     peers: dict[str, Callable[[str], float]] = {
@@ -168,10 +180,11 @@ def main() -> None:
     }
     if not options.without_avalanche:
         peers["avalanche"] = lambda method: avalanche(method, options.steps, train.inputs, train.targets)
+    assert held
     images = options.steps // CONTEXTS * CONTEXTS * BATCH
     print(f"{options.steps} steps of {BATCH}, {options.pairs} rounds, torch {torch.__version__}, images a CPU second")
     print(f"{'method':15}{'ours':>9}{'bare':>9}{'avalanche':>11}{'ours/bare':>11}{'ours/avalanche':>16}")
-    for method in METHODS:
+    for method in options.methods.split(","):
         spent: dict[str, list[float]] = {name: [] for name in peers}
         why = ""
         for _ in range(options.pairs):

@@ -220,15 +220,10 @@ def _line(row: Row, lines: dict[tuple[str, str, str, int], dict[str, str]]) -> s
     reference = dict(zip(order, row.reference, strict=False))
     paired = [values[seed] - reference[seed] for seed in values if seed in reference]
     must = "—" if row.low is None else f"{row.low:g} to {min(row.high or 100, 100):g}"
-    verdict = "not measured yet"
-    if values:
-        verdict = (
-            ""
-            if row.low is None
-            else "met"
-            if row.low <= np.mean(list(values.values())) <= (row.high or 100)
-            else "**missed**"
-        )
+    verdict = "not measured yet" if not values else ""
+    if values and row.low is not None:
+        within = row.low <= np.mean(list(values.values())) <= (row.high or 100)
+        verdict = ("met" if within else "**missed**") + ("" if len(values) == len(SEEDS) else " so far")
     verdict = "; ".join([*([verdict] if verdict else []), *failed])
     theirs = _mean_text(list(row.reference)) if row.reference else "—"
     ours = _mean_text(list(values.values()))
