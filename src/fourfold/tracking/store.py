@@ -225,6 +225,7 @@ def _ensure_reachable(uri: str) -> None:
 
 
 def _quiet() -> None:
-    """MLflow tells of every migration; what matters comes as an exception."""
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.tracking"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """MLflow tells of every migration, and of errors with their tracebacks; what matters comes as an exception."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("mlflow.store.db.utils", "mlflow.store.tracking"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
