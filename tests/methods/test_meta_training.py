@@ -1,0 +1,71 @@
+"""Training before the stream: on tasks of the classes kept for it, judged on others, the best epoch kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fourfold.errors import Unavailable
+from fourfold.methods import kept_weights
+from fourfold.record import read_series
+
+SMALL = [
+    "benchmark=osaka_glyphs",
+    "setting.ways=3",
+    "setting.shots=2",
+    "setting.alpha=0.8",
+    "scale=smoke",
+    "until.steps=10",
+    "benchmark.data.convert=[1,8,8]",
+    "benchmark.model.blocks=2",
+    "benchmark.data.modes.characters.data.alphabets=[digits]",
+    "benchmark.data.modes.characters.data.characters=10",
+    "benchmark.data.modes.characters.classes=10",
+    "benchmark.data.modes.characters.data.samples_a_class=12",
+    "benchmark.data.modes.invented.data.alphabets=[invented_0]",
+    "benchmark.data.modes.invented.data.samples_a_class=4",
+    "benchmark.data.modes.invented.classes=40",
+    "benchmark.data.train_classes=4",
+    "benchmark.data.validation_classes=3",
+    "benchmark.data.epochs=2",
+    "benchmark.data.epoch_batches=3",
+]
+
+
+def scores(record: Any) -> np.ndarray:
+    assert record.state == "done", record.message
+    return read_series(record.folder)["score"]
+
+
+@pytest.mark.parametrize("method", ["maml", "anil", "fine_tuning", "cmaml_pre_um_pap"])
+def test_a_method_is_trained_before_the_stream(method: str, run: Callable[..., Any]) -> None:
+    record = run(*SMALL, "setting=osaka", f"method={method}")
+    assert len(scores(record)) == 10  # the steps before the stream are none of its own
+    told = record.measurements["method"]["pretraining"]
+    assert (told["epochs"], told["meta_batches"], len(told["validation"])) == (2, 6, 2)
+    assert record.measurements["seconds"]["pretrain"] > 0
+
+
+@pytest.mark.parametrize("setting", ["meta_learning", "continual_meta"])
+def test_the_neighbours_ask_after_a_support_set(setting: str, run: Callable[..., Any]) -> None:
+    record = run(*SMALL, f"setting={setting}", "setting.queries=1", "method=maml")
+    assert np.isfinite(scores(record)).all()
+
+
+def test_kept_weights_are_those_that_training_would_give(run: Callable[..., Any], tmp_path: Path) -> None:
+    words = (*SMALL, "setting=osaka", "method=maml")
+    plain = run(*words)
+    first = run(*words, f"method.keep={tmp_path}/kept")
+    (file,) = (tmp_path / "kept").glob("*.pt")
+    again = run(*words, f"method.keep={tmp_path}/kept", "setting.alpha=0.81")  # another stream, the same training
+    assert "kept" not in first.measurements["method"]["pretraining"]
+    assert again.measurements["method"]["pretraining"]["kept"] is True
+    assert np.array_equal(scores(plain), scores(first))
+    other = run(*words, f"method.keep={tmp_path}/kept", "method.inner_rate=0.2")
+    assert "kept" not in other.measurements["method"]["pretraining"]  # other training, another file
+    file.write_bytes(b"damaged")
+    with pytest.raises(Unavailable, match=r"method.keep: .*not a readable pre-training"):
+        kept_weights.load(file, {"w": torch.zeros(1)}, {})
