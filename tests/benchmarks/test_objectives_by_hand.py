@@ -10,6 +10,7 @@ from fourfold.benchmarks import flow_network as flow
 from fourfold.benchmarks import recommendation, regression, science
 from fourfold.data.clicks import clicks
 from fourfold.data.fields import allen_cahn, evolve
+from fourfold.errors import REFUSED
 
 
 def test_clicks_cost_their_log_probability():
@@ -30,6 +31,12 @@ def test_only_rows_that_were_looked_up_have_a_gradient():
     recommendation.click_loss(network(batch.inputs), batch.targets).backward()
     gradient = network.tables[0].weight.grad.coalesce()
     assert gradient.indices().flatten().tolist() == sorted(set(batch.inputs["sparse"][:, 0, 0].tolist()))
+
+
+def test_an_optimizer_that_takes_no_sparse_gradients_is_refused(run):
+    record = run("benchmark=dlrm", "optimizer=adam", "hardware=cpu", "tracking=off")
+    assert record.state == REFUSED
+    assert record.message.startswith("optimizer=adam: the gradients of dlrm's tables are sparse")
 
 
 def test_absolute_error_of_numbers_and_of_fields():

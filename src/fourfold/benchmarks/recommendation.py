@@ -10,16 +10,25 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAUROC
 
 from fourfold.benchmarks.interface import Benchmark, SupervisedObjective
+from fourfold.errors import Refused
 from fourfold.recipe import Recipe
 
 
 class ClickPrediction(Benchmark):
-    """Impressions to the score of a click, [batch]. Units are impressions."""
+    """Impressions to the score of a click, [batch]. Units are impressions.
+
+    Raises Refused for an optimizer that does not take sparse gradients.
+    """
 
     metric_name = "auroc"
 
     def __init__(self, node: Mapping[str, Any], recipe: Recipe, data_dir: str, seed: int) -> None:
         super().__init__(node, recipe, data_dir, seed)
+        if recipe.optimizer["name"] != "sgd":
+            raise Refused(
+                f"optimizer={recipe.optimizer['name']}: the gradients of dlrm's tables are sparse, which only "
+                "optimizer=sgd takes"
+            )
         self.objective = SupervisedObjective(click_loss)
 
     @property
