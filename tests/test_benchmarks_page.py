@@ -1,0 +1,55 @@
+"""docs/benchmarks.md says what the configurations say."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fourfold.cli.sources import hydra
+from fourfold.composition import options
+from fourfold.launch import suites
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks", PAGE.with_name("benchmarks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_lists_every_benchmark_and_every_row_of_milabench(maker) -> None:
+    text = PAGE.read_text()
+    with hydra():
+        assert {key.split()[0] for key in maker.counts_in(text)} == set(options("benchmark"))
+        missing = [row.name for row in suites.read("milabench_all") if maker.suite_row(row) not in text]
+    assert not missing, "run: python docs/benchmarks.py --quick"
+
+
+def test_parameters_and_flop_are_told_of_every_trained_model(maker) -> None:
+    counts = maker.counts_in(PAGE.read_text())
+    assert counts["resnet 50"][0] == "25.6 M"
+    assert counts["llama 70b"][0] == "70.6 G"
+    # A multiplication and an addition a weight forward, twice that backward: 6 N a token, and attention.
+    assert 6 * 1.236 <= float(counts["llama 1b"][1].removesuffix(" G")) <= 7.5 * 1.236
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_script_writes(maker) -> None:
+    with hydra():
+        rows = list(maker.benchmarks())
+        text = PAGE.read_text()
+        assert maker.page(rows, maker.counts_in(text)) == text, "run: python docs/benchmarks.py --quick"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "bert", "whisper"])
+def test_counts_are_those_of_the_code(name, maker) -> None:
+    with hydra():
+        key, cell, recipe = next(row for row in maker.benchmarks() if row[0].split()[0] == name)
+    assert maker.counted(cell, recipe) == maker.counts_in(PAGE.read_text())[key]
