@@ -7,8 +7,9 @@ interpolations) is composed in full; a test holds both ways to the same configur
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -34,18 +35,42 @@ class Composed:
     cell: dict[str, Any]
     hydra: DictConfig
     subdir: str
+    first: "_First" = field(default_factory=lambda: _First())
 
     def frozen(self, overrides: Sequence[Override], subdir: str) -> DictConfig:
         """The configuration as a job gets it: every value resolved, every path fixed."""
-        config = OmegaConf.create(self.cell)
+        config = self.first.another(self.cell, self.hydra)
         with open_dict(config):
-            config.hydra = self.hydra
             config.hydra.sweep.subdir = subdir
             config.hydra.overrides.task = [override.input_line for override in overrides]
             names = config.hydra.job.config.override_dirname
             config.hydra.job.override_dirname = get_overrides_dirname(
                 list(overrides), kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
             )
+        return config
+
+
+class _First:
+    """The first frozen cell of some members: the others are copies of it with other values, four times as quick."""
+
+    def __init__(self) -> None:
+        self.cell: dict[str, Any] = {}
+        self.pickled = b""
+
+    def another(self, cell: dict[str, Any], hydra: DictConfig) -> DictConfig:
+        """A cell and Hydra's node in one configuration."""
+        try:
+            changes = list(_changes(self.cell, cell, ""))
+        except _NotShared:
+            config = OmegaConf.create(cell)
+            with open_dict(config):
+                config.hydra = hydra
+            if not self.pickled:
+                self.cell, self.pickled = copy.deepcopy(cell), pickle.dumps(config)
+            return config
+        config = pickle.loads(self.pickled)
+        for path, value in changes:
+            _node(config, path)._set_value(value)
         return config
 
 
@@ -127,6 +152,7 @@ class _Template:
 
     def __init__(self, config: DictConfig, base: dict[str, Any]) -> None:
         self.hydra = config.hydra
+        self.first = _First()
         self.base = base
         self.config = composition.without_hydra(config)
         self.cell = composition.plain(config)
@@ -158,7 +184,7 @@ class _Template:
             for node, was in reversed(list(zip(nodes, before, strict=True))):
                 node._set_value(was)
         composition.check_cell(cell, self.base)
-        return Composed(cell, self.hydra, self.subdir.replace(NAME, composition.cell_name(cell)))
+        return Composed(cell, self.hydra, self.subdir.replace(NAME, composition.cell_name(cell)), self.first)
 
 
 def _leaf(config: DictConfig, key: str) -> AnyNode | None:
@@ -180,6 +206,27 @@ def _interpolated(node: Any, prefix: str) -> Any:
             raise _NotShared(f"{prefix}{key}")
         elif isinstance(value, str) and "${" in value:
             yield f"{prefix}{key}"
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of the scalars that differ. Raises _NotShared where anything else does."""
+    if before.keys() != now.keys():
+        raise _NotShared(prefix)
+    for key, value in now.items():
+        was = before[key]
+        if isinstance(value, Mapping) and isinstance(was, Mapping):
+            yield from _changes(was, value, f"{prefix}{key}.")
+        elif type(value) is not type(was) or value != was:
+            if not isinstance(value, SCALARS) or not isinstance(was, SCALARS):
+                raise _NotShared(f"{prefix}{key}")
+            yield f"{prefix}{key}", value
+
+
+def _node(config: DictConfig, path: str) -> Any:
+    node: Any = config
+    for part in path.split("."):
+        node = node._get_node(part)
+    return node
 
 
 def _at(node: Any, path: str) -> Any:
