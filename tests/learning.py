@@ -175,7 +175,11 @@ class Bench:
 
         killed_at: raises Killed once so many of its own steps are done.
         """
-        cell = {"method": type(self.method).__name__, "checkpoint": {"seconds": None, "steps": every}}
+        cell = {
+            "mode": "measured",
+            "method": type(self.method).__name__,
+            "checkpoint": {"seconds": None, "steps": every},
+        }
         found = Record("bench", {}, cell, [])
         if experiment.keeps(cell, self.run, self.method):
             self.run.keeper = FileKeeper(folder, cell, self.method, self.run, found)
