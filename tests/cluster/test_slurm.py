@@ -182,7 +182,7 @@ def slurm_id(output: Path) -> str:
     return str(cell["job"])
 
 
-def wait_for(found: Any, seconds: float = 120) -> Any:
+def wait_for(found: Any, seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end

@@ -67,7 +67,8 @@ class Job:
     """``request`` is what it asks of a scheduler; ``timeout`` (seconds) and what follows it hold on this machine.
 
     ``devices`` are kept for it alone, ``ranks`` is how many processes it is, ``slots`` how many jobs run at once;
-    ``modules`` are what its processes import, ``memory()`` the bytes that they will need, or None.
+    ``requeues`` is how often Slurm may queue it again; ``modules`` are what its processes import, ``memory()`` the
+    bytes that they will need, or None.
     ``on_start`` is called just before the job is handed over, ``on_wait`` with the reason if it cannot be yet,
     ``on_end`` once, when it has ended.
     """
@@ -78,6 +79,7 @@ class Job:
     devices: int = 0
     ranks: int = 1
     slots: int = 1
+    requeues: int = 0
     modules: Sequence[str] = ()
     memory: Callable[[], int | None] = lambda: None
     on_start: Callable[[str | None], None] = lambda job: None

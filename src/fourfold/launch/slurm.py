@@ -144,7 +144,10 @@ def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: flo
 def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
     request = slurm_parameters(group[0].request, site, group[0].timeout)
     executor = submitit.AutoExecutor(
-        site["submitit_folder"], cluster="slurm", slurm_max_num_timeout=site.get("max_num_timeout", 0)
+        # Until the cell runs, and answers Slurm's notice itself, submitit does: it queues the job again as often.
+        site["submitit_folder"],
+        cluster="slurm",
+        slurm_max_num_timeout=max(job.requeues for job in group),
     )
     executor.update_parameters(**request)
     try:

@@ -57,6 +57,7 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
         devices=hardware["devices"] if accelerated else 0,
         ranks=hardware["devices"] if hardware["nodes"] == 1 else 1,
         slots=cell["slots"],
+        requeues=cell["max_requeue"],
         modules=modules(launcher.task_function, cell),
         memory=lambda: memory_of_family(planned.folder, cell),
         on_start=lambda job: on_start(planned, job),
