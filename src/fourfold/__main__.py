@@ -139,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     _tracking_options(sync)
     sync.set_defaults(command=_sync)
 
+    doctor = commands.add_parser("doctor", help="what is here, what is missing, and what that costs")
+    doctor.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="a configuration that is to run here")
+    doctor.set_defaults(command=_doctor)
+
     calibrate = commands.add_parser("calibrate", help="fit what projections assume to rates that are known")
     calibrate.add_argument("--figures", type=Path, metavar="CSV", help="a table of known rates (default: the records)")
     calibrate.add_argument("--name", default="ours", help="of the fit: calibration=NAME (default: ours)")
@@ -298,6 +302,14 @@ def _sync(options: argparse.Namespace) -> int:
     done = sync(_tracking(options.overrides), options.output_dir)
     print(f"sweeps: {done['sweeps']}; runs written: {done['written']}; up to date before: {done['kept']}")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from fourfold.cli.doctor import doctor
+
+    text, runs = doctor(options.overrides)
+    print(text)
+    return 0 if runs else 1
 
 
 def _calibrate(options: argparse.Namespace) -> int:

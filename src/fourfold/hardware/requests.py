@@ -6,6 +6,14 @@ from typing import Any
 
 from fourfold.errors import Refused
 
+# gpu, gpu:2, gpu:a100:2 among the words of a gres: kind and count.
+GPUS = re.compile(r"(?:^|,)gpu(?::([A-Za-z_][\w.-]*))?(?::(\d+|\$\{[^}]*\}))?(?=,|\(|$)")
+
+
+def gres_kinds(gres: str) -> list[str]:
+    """The kinds of GPU that a gres names."""
+    return [kind for kind, _ in GPUS.findall(gres) if kind]
+
 
 def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raises Refused where ``hardware.launcher`` contradicts ``hardware``; ``names`` are those of the catalogue."""
@@ -16,7 +24,7 @@ def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
                 f"hardware.launcher.{key}={request[key]}: contradicts hardware.{own}={hardware[own]}, "
                 "since each device has a task of its own; set the latter alone"
             )
-    for kind, count in re.findall(r"(?:^|,)gpu(?::([A-Za-z_][\w.-]*))?(?::(\d+))?(?=,|\(|$)", request["gres"] or ""):
+    for kind, count in GPUS.findall(request["gres"] or ""):
         if int(count or 1) != hardware["devices"]:
             raise Refused(
                 f"hardware.launcher.gres={request['gres']}: asks for {count or 1} a node, "

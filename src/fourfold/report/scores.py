@@ -1,7 +1,7 @@
 """The table of a suite, row by row, in Milabench's columns and in ours, with the scores below it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -108,10 +108,16 @@ def rate_estimate_of(cells: list[Cell]) -> Estimate | None:
 # ------------------------------------------------------------------------------------------ parts
 
 
+def of_one_evidence(cells: Sequence[Cell]) -> list[Cell]:
+    """All cells but the projected ones, which no score mixes with others; those alone, if there are no others."""
+    others = [cell for cell in cells if not (cell.record and cell.record.evidence == "projected")]
+    return others if any(cell.record for cell in others) else list(cells)
+
+
 def _rows(selection: Selection) -> dict[str, tuple[float, list[Cell]]]:
     """{name of the row: (weight, its cells)}."""
     found: dict[str, tuple[float, list[Cell]]] = {}
-    for cell in selection.cells:
+    for cell in of_one_evidence(selection.cells):
         if cell.rows:  # a cell that several rows asked for counts for each of them
             for row, asked in cell.rows:
                 found.setdefault(row, (asked, []))[1].append(cell)

@@ -1,0 +1,161 @@
+"""What is here to run on, what each missing thing costs, and how to get it."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourfold.composition import compose, config_directory, plain
+from fourfold.errors import FourfoldError, Refused, Unavailable
+from fourfold.hardware.catalogue import catalogue
+from fourfold.hardware.requests import gres_kinds
+
+# Optional libraries: module -> (what is missing without it, what gives it).
+OPTIONAL = {
+    "transformers": ("most of the language, vision and speech benchmarks", "pip install transformers"),
+    "diffusers": ("benchmark=diffusion and flux", "pip install diffusers"),
+    "peft": ("low-rank adapters", "pip install peft"),
+    "gymnasium": ("environments to act in", "pip install gymnasium"),
+    "pynvml": ("power and load of NVIDIA's devices", "pip install nvidia-ml-py"),
+    "amdsmi": ("power and load of AMD's devices", "the amdsmi package of the ROCm installation"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``here`` False: what it costs is said in ``text``. Only ``needed`` findings decide the exit status."""
+
+    what: str
+    here: bool
+    text: str
+    needed: bool = False
+
+
+def doctor(overrides: Sequence[str]) -> tuple[str, bool]:
+    """(what was found, a line each; whether the chosen configuration could run).
+
+    Raises Refused if the configuration makes no sense.
+    """
+    cell = plain(compose(list(overrides)))
+    findings = [*devices(), *scheduler(), *storage(cell), *libraries()]
+    if overrides:
+        findings.append(chosen(cell, overrides))
+    width = max(len(finding.what) for finding in findings)
+    lines = [f"{'ok' if each.here else '--'}  {each.what:<{width}}  {each.text}" for each in findings]
+    return "\n".join(lines), all(each.here for each in findings if each.needed)
+
+
+def devices() -> list[Finding]:
+    """The processor, the accelerator that torch finds, its driver, memory and precisions."""
+    import torch
+
+    from fourfold.environment import environment
+    from fourfold.hardware.device import describe_here, present_backend
+    from fourfold.hardware.vendor import vendor
+
+    machine = environment()
+    memory = f", {machine['memory'] / 1e9:.0f} GB" if machine["memory"] else ""
+    found = [Finding("processor", True, f"{machine['processor']}, {machine['cores']} cores{memory}")]
+    backend = present_backend()
+    if backend == "cpu":
+        text = (
+            f"none that torch {torch.__version__} can use: cells run at smoke size here; mode=projected, or a scheduler"
+        )
+        return [*found, Finding("accelerator", False, text)]
+    here = vendor(backend)
+    try:
+        size = here.memory(0)
+        stated = f", {size / 1e9:.0f} GB each" if size else ""
+        text = f"{describe_here()}{stated}; {', '.join(here.found_offers())}; {backend} {here.runtime() or ''}"
+        return [
+            *found,
+            Finding("accelerator", True, text),
+            Finding("driver", bool(machine["driver"]), _driver(machine)),
+        ]
+    except (RuntimeError, OSError, AttributeError) as error:
+        return [*found, Finding("accelerator", False, f"{backend} is there, but its driver fails: {error}")]
+
+
+def _driver(machine: dict) -> str:
+    return machine["driver"] or "its version is not told: records will not hold it"
+
+
+def scheduler() -> list[Finding]:
+    """Slurm's partitions, and which targets of the catalogue their GRES are."""
+    if shutil.which("sinfo") is None:
+        text = "no Slurm client on the PATH: hydra/launcher=submitit_slurm cannot submit from this machine"
+        return [Finding("scheduler", False, text)]
+    command = ["sinfo", "--noheader", "--format=%P|%D|%G"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return [Finding("scheduler", False, f"sinfo fails: {reason[0] if reason else 'no message'}")]
+    return [Finding("scheduler", True, line) for line in partitions(said)] or [
+        Finding("scheduler", False, "Slurm answers, but shows no partition")
+    ]
+
+
+def partitions(said: str) -> list[str]:
+    """A line for each partition that sinfo tells of (partition|nodes|GRES), with the targets that ask for its GRES."""
+    targets = catalogue(config_directory() / "hardware")
+    asked = {name: gres_kinds(facts["launcher"].get("gres") or "") for name, facts in targets.items()}
+    lines = []
+    for line in dict.fromkeys(said.split("\n")):
+        if line.count("|") != 2:
+            continue
+        partition, nodes, gres = line.split("|")
+        kinds = set(gres_kinds(re.sub(r"\(.*?\)", "", gres)))
+        known = sorted(name for name, words in asked.items() if kinds & set(words))
+        meant = f": hardware={','.join(known)}" if known else ""
+        if kinds and not known:
+            meant = ": no target of the catalogue asks for it; conf/hardware/local/ is the place for one"
+        lines.append(f"partition {partition.rstrip('*')}, {nodes} nodes, {gres}{meant}")
+    return lines
+
+
+def storage(cell: dict) -> list[Finding]:
+    """Where data sets lie, where results go, and the tracking store."""
+    from fourfold.tracking import resolve
+
+    data, output = Path(cell["data_dir"]), Path(os.path.abspath(cell["output_dir"]))
+    sets = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
+    missing = f"{data}: no such folder: real data sets cannot be read; data_dir= or FOURFOLD_DATA names one"
+    found = [Finding("data sets", bool(sets), f"{data}: {', '.join(sets)}" if sets else missing)]
+    parent = next(path for path in (output, *output.parents) if path.exists())
+    writable = os.access(parent, os.W_OK)
+    text = str(output) if writable else f"{output}: cannot be written; output_dir= or FOURFOLD_OUTPUT names another"
+    found.append(Finding("results", writable, text, needed=True))
+    try:
+        where = resolve(cell["tracking"], output)
+        found.append(Finding("tracking", True, str(where or "off: records only")))
+    except FourfoldError as error:
+        found.append(Finding("tracking", False, str(error), needed=True))
+    return found
+
+
+def libraries() -> list[Finding]:
+    """The optional libraries."""
+    found = []
+    for module, (cost, remedy) in OPTIONAL.items():
+        here = importlib.util.find_spec(module) is not None
+        found.append(Finding(module, here, "" if here else f"absent: without it no {cost}; {remedy}"))
+    return found
+
+
+def chosen(cell: dict, overrides: Sequence[str]) -> Finding:
+    """Whether the device that a configuration asks for is here; a projection needs none."""
+    from fourfold.hardware.device import acquire
+
+    what = " ".join(overrides)
+    if cell["mode"] == "projected":
+        return Finding("chosen", True, f"{what}: projected, needs no device", needed=True)
+    try:
+        device = acquire(cell["hardware"])
+    except (Unavailable, Refused) as error:
+        return Finding("chosen", False, str(error), needed=True)
+    return Finding("chosen", True, f"{what}: on {device.count} x {device.name}", needed=True)

@@ -1,0 +1,66 @@
+"""What doctor says is here, and its exit status; the table of the documentation."""
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fourfold.__main__ import main
+from fourfold.cli import doctor
+from fourfold.cli.devices import table
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_table_of_the_catalogue_is_current() -> None:
+    assert table() in (DOCS / "hardware.md").read_text()
+
+
+def test_what_is_missing_is_told_with_its_cost(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOURFOLD_DATA", str(tmp_path / "absent"))
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("ok  processor", "--  accelerator", "mode=projected", "--  data sets", "FOURFOLD_DATA names one"):
+        assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "what"),
+    [
+        (["hardware=a100"], 1, "--  chosen"),
+        (["hardware=a100", "mode=projected"], 0, "projected, needs no device"),
+        (["hardware=cpu"], 0, "ok  chosen"),
+        (["output_dir=/proc/nowhere"], 1, "cannot be written"),
+    ],
+)
+def test_a_configuration_that_could_not_run_is_status_1(words: list[str], status: int, what: str, capsys: Any) -> None:
+    assert main(["doctor", *words]) == status
+    assert what in capsys.readouterr().out
+
+
+def test_a_configuration_that_makes_no_sense_is_refused(capsys: Any) -> None:
+    assert main(["doctor", "hardware=a1000"]) == 2
+    assert "did you mean a100?" in capsys.readouterr().err
+
+
+def test_partitions_are_mapped_to_the_catalogue() -> None:
+    said = "gpu*|4|gpu:a100:8(S:0-1)\namd|2|gpu:mi300x:8\nodd|1|gpu:tpu:4\ncpu|9|(null)\nnonsense\n"
+    lines = doctor.partitions(said)
+    assert lines[0].startswith("partition gpu, 4 nodes, gpu:a100:8(S:0-1): hardware=a100,")
+    assert lines[1].endswith(": hardware=mi300")
+    assert "no target of the catalogue asks for it" in lines[2]
+    assert lines[3] == "partition cpu, 9 nodes, (null)"
+    assert len(lines) == 4
+
+
+def test_a_scheduler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> SimpleNamespace:
+        raise subprocess.CalledProcessError(1, "sinfo", stderr="slurm_load_partitions: Unable to contact controller\n")
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/sinfo")
+    monkeypatch.setattr(doctor.subprocess, "run", fails)
+    (finding,) = doctor.scheduler()
+    assert not finding.here
+    assert finding.text == "sinfo fails: slurm_load_partitions: Unable to contact controller"
