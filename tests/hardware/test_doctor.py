@@ -32,7 +32,7 @@ def test_what_is_missing_is_told_with_its_cost(capsys: Any, tmp_path: Path, monk
         (["hardware=a100"], 1, "--  chosen"),
         (["hardware=a100", "mode=projected"], 0, "projected, needs no device"),
         (["hardware=cpu"], 0, "ok  chosen"),
-        (["output_dir=/proc/nowhere"], 1, "cannot be written"),
+        (["output_dir=/dev/null/nowhere"], 1, "cannot be written"),
     ],
 )
 def test_a_configuration_that_could_not_run_is_status_1(words: list[str], status: int, what: str, capsys: Any) -> None:

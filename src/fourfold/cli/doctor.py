@@ -127,7 +127,7 @@ def storage(cell: dict) -> list[Finding]:
     missing = f"{data}: no such folder: real data sets cannot be read; data_dir= or FOURFOLD_DATA names one"
     found = [Finding("data sets", bool(sets), f"{data}: {', '.join(sets)}" if sets else missing)]
     parent = next(path for path in (output, *output.parents) if path.exists())
-    writable = os.access(parent, os.W_OK)
+    writable = parent.is_dir() and os.access(parent, os.W_OK)
     text = str(output) if writable else f"{output}: cannot be written; output_dir= or FOURFOLD_OUTPUT names another"
     found.append(Finding("results", writable, text, needed=True))
     try:
