@@ -255,7 +255,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("seeded", "pretrained"),
     "weights_precision": ("fp32", "bf16"),
     "precision_policy": ("exact", "nearest"),
-    "strategy": ("auto", "ddp", "fsdp", "tensor", "replicas"),
+    "strategy": ("auto", "ddp", "fsdp", "replicas"),
     "mode": ("measured", "projected"),
     "evaluate_on": ("test", "validation"),
     "rerun": ("all", "missing", "failed"),

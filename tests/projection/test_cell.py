@@ -77,7 +77,6 @@ def test_what_cannot_be_projected_is_refused(words: list[str], what: str) -> Non
     ("words", "state", "what"),
     [
         (["hardware=gaudi2", "precision=fp32"], "unavailable", "hardware gaudi2 states no fp32 rate"),
-        (["hardware=a100", "hardware.devices=2", "strategy=tensor"], "unavailable", "strategy=tensor mode=projected"),
         (["hardware=a100", "hardware.devices=2", "strategy=fsdp", "precision=fp16"], "refused", "loss scaling"),
         (["hardware=a100", "method=inference"], "unavailable", "cannot be traced without values"),
     ],
