@@ -22,13 +22,17 @@ def precision_plugin(precision: str, kind: str) -> Precision:
 
 
 def strategy_of(asked: str, ranks: int, vendor: Vendor, precision: str) -> Strategy:
-    """Fabric's strategy. replicas use ddp's group of processes, and nothing else of it.
+    """Fabric's strategy.
 
-    Raises Refused where the strategy cannot have the precision.
+    Raises Refused where the strategy cannot have the precision, and for replicas, which are projected only.
     """
     if ranks == 1:
         return SingleDeviceStrategy(torch.device("cpu") if vendor.kind == "cpu" else torch.device(vendor.kind, 0))
     check_precision(asked, ranks, precision)
+    if asked == "replicas":
+        raise Refused(
+            "strategy=replicas: measured copies are not summed yet; a sweep with slots= runs one on each device"
+        )
     if asked in ("fsdp", "tensor"):
         split: Callable[[nn.Module, Any], nn.Module] = shard if asked == "fsdp" else parallelize
         sizes = (ranks, 1) if asked == "fsdp" else (1, ranks)
