@@ -1,6 +1,5 @@
 """How several devices share the work, in Fabric's terms; and precision for device types that Fabric does not know."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,21 +32,16 @@ def strategy_of(asked: str, ranks: int, vendor: Vendor, precision: str) -> Strat
         raise Refused(
             "strategy=replicas: measured copies are not summed yet; a sweep with slots= runs one on each device"
         )
-    if asked in ("fsdp", "tensor"):
-        split: Callable[[nn.Module, Any], nn.Module] = shard if asked == "fsdp" else parallelize
-        sizes = (ranks, 1) if asked == "fsdp" else (1, ranks)
+    if asked == "fsdp":
         return ModelParallelStrategy(
-            split,
-            data_parallel_size=sizes[0],
-            tensor_parallel_size=sizes[1],
-            process_group_backend=vendor.collectives,
+            shard, data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=vendor.collectives
         )
     return DDPStrategy(process_group_backend=vendor.collectives)
 
 
 def check_precision(asked: str, ranks: int, precision: str) -> None:
     """Raises Refused where a strategy cannot have a precision."""
-    if ranks > 1 and asked in ("fsdp", "tensor") and FABRIC_PRECISION[precision] == "16-mixed":
+    if ranks > 1 and asked == "fsdp" and FABRIC_PRECISION[precision] == "16-mixed":
         raise Refused(f"strategy={asked} precision=fp16: loss scaling needs whole gradients; precision=bf16 does not")
 
 
@@ -68,26 +62,3 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     for child in network.children():
         found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
     return [block for block in found if any(True for _ in block.parameters())]
-
-
-def parallelize(network: nn.Module, mesh: Any) -> nn.Module:
-    """Tensor parallelism (Shoeybi et al. 2019) by the plan that a transformers model brings: which linear layers are
-    split by columns, which by rows.
-
-    Raises Refused for a model without such a plan, and for layers that do not divide by the number of ranks.
-    """
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-    mesh = mesh["tensor_parallel"]
-    model = getattr(network, "model", network)
-    styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-    asked = getattr(getattr(model, "config", None), "base_model_tp_plan", None)
-    if not asked or set(asked.values()) - set(styles):
-        raise Refused("strategy=tensor: this model has no plan of columns and rows; strategy=fsdp takes any")
-    heads = getattr(model.config, "num_key_value_heads", mesh.size())
-    if heads % mesh.size():
-        raise Refused(f"strategy=tensor: {heads} key-value heads do not divide among {mesh.size()} devices")
-    base = model.base_model
-    assert isinstance(base, nn.Module)
-    parallelize_module(base, mesh, {name: styles[style]() for name, style in asked.items()})
-    return network

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 # So many losses are compared: enough to see updates at work, before rounding has grown into chaos.
 LENGTH = 10
-# Largest difference, as a share of the first loss, by the coarser of the two precisions: significand bits, and what
-# some updates make of them (docs/results/fingerprints.md has what was measured).
+# Largest difference, as a share of the first loss, by the coarser of the two precisions: chosen from the significand's
+# bits with room for what some updates make of them, not measured between devices yet.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 5e-2, "fp8": 2e-1}
 
 
