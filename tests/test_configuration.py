@@ -63,7 +63,7 @@ def where_it_applies(method: str) -> list[str]:
 def test_every_member_composes_and_passes_its_schema(axis: str, name: str) -> None:
     """Alone, with the defaults; a method in the first cell that it applies to."""
     words = [f"method={name}", *where_it_applies(name)] if axis == "method" else [f"{axis}={name}"]
-    if axis == "setting" and "meta_training" in yaml.safe_load((CONF / f"setting/{name}.yaml").read_text())["needs"]:
+    if axis == "setting" and "meta_training" in facts()["setting"][name].needs:
         words += ["benchmark=osaka_glyphs"]
     cell = plain(compose(words))
     node = cell[axis]

@@ -192,8 +192,9 @@ def test_every_suite_is_sound(suite: str) -> None:
         for row in rows:
             for word in row.overrides:
                 group, _, name = word.partition("=")
-                if row.awaits is None and "." not in group and options(group):
-                    assert name in options(group), f"{row.name}: {word}"
+                known = options(group) if "." not in group and not group.startswith("tuned") else []
+                if row.awaits is None and known:
+                    assert set(name.split(",")) <= set(known), f"{row.name}: {word}"
 
 
 def test_rows_of_another_suite_are_adapted(outside: str, tmp_path: Path) -> None:
