@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-data test-cluster lint format ui clean
+.PHONY: help setup run test test-slow test-data test-cluster test-cluster-slow lint format ui clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -41,7 +41,10 @@ test-data: setup ## the tests on real data sets in FOURFOLD_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'data and not cluster'
 
 test-cluster: setup ## the tests on a real Slurm, which they start and stop themselves
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'cluster and not slow' tests/cluster
+
+test-cluster-slow: setup ## a sweep on a real Slurm that everything happens to
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'cluster and slow' tests/cluster
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks run.py
