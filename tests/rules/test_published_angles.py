@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LOSS_OF, rule
+from bench import LOSS_OF, gradients_of, rule
 from torch import nn
 
 from fourfold.benchmarks.layered import lenet, simple_vgg
 from fourfold.data.photographs import cifar10_jpeg
-from fourfold.rules.diagnostics import Alignment, alignment, alignments, backprop_gradients, gradients_of
+from fourfold.rules.diagnostics import Alignment, alignment, alignments, backprop_gradients
 from fourfold.rules.tape import record
 from fourfold.rules.targets import Pass
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from bench import FAST, LOSS_OF, batch, pictures, rule, two_layers
+from bench import FAST, LOSS_OF, batch, gradients_of, pictures, relative_difference, rule, two_layers
 from torch import Tensor, nn
 
 from fourfold.benchmarks.layered import lenet, residual_network, simple_vgg
 from fourfold.rules import jacobian_matching as forms
 from fourfold.rules.cost import PER_ITERATION, multiply_adds, step_cost
-from fourfold.rules.diagnostics import alignment, backprop_gradients, gradients_of, relative_difference
+from fourfold.rules.diagnostics import alignment, backprop_gradients
 from fourfold.rules.feedback import FeedbackBlock
 from fourfold.rules.layers import blocks_of
 from fourfold.rules.tape import record

@@ -32,28 +32,6 @@ def alignments(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict
     return {name: alignment(found[name], exact[name]) for name in exact if name in found}
 
 
-def relative_difference(found: Tensor, exact: Tensor) -> float:
-    """|found - exact| / |exact|."""
-    a, b = found.detach().double(), exact.detach().double()
-    return float((a - b).norm() / b.norm().clamp_min(1e-300))
-
-
-def gradients_of(rule: Any, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> dict[str, Tensor]:
-    """The gradients that a rule finds on a batch, by parameter. The network's own ``.grad`` is left as it was.
-
-    A rule with feedback weights trains them on this batch, as in any step.
-    """
-    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    kept = {name: p.grad for name, p in named.items()}
-    for parameter in named.values():
-        parameter.grad = None
-    rule.gradients(network, inputs, targets, loss_of)
-    found = {name: p.grad for name, p in named.items() if p.grad is not None}
-    for name, parameter in named.items():
-        parameter.grad = kept[name]
-    return found
-
-
 def backprop_gradients(network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> dict[str, Tensor]:
     """The exact gradients of the loss on a batch, by parameter."""
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
