@@ -66,6 +66,12 @@ def test_kept_weights_are_those_that_training_would_give(run: Callable[..., Any]
     assert np.array_equal(scores(plain), scores(first))
     other = run(*words, f"method.keep={tmp_path}/kept", "method.inner_rate=0.2")
     assert "kept" not in other.measurements["method"]["pretraining"]  # other training, another file
+    learned = run(*words, f"method.keep={tmp_path}/kept", "method.learned_rates=true")
+    assert "kept" not in learned.measurements["method"]["pretraining"]  # step sizes that are learned besides
+    (tmp_path / "kept").rename(tmp_path / "moved")
+    moved = run(*words, f"method.keep={tmp_path}/moved", "setting.alpha=0.82")
+    assert moved.measurements["method"]["pretraining"]["kept"] is True
+    file = tmp_path / "moved" / file.name
     file.write_bytes(b"damaged")
     with pytest.raises(Unavailable, match=r"method.keep: .*not a readable pre-training"):
         kept_weights.load(file, {"w": torch.zeros(1)}, {})

@@ -56,8 +56,9 @@ def meta_train(
     vectorised = plan.vectorised == "on" or (plan.vectorised == "auto" and run.engine.device.type != "cpu")
     if plan.keep is not None:
         recipe = [run.recipe.model, run.recipe.data, run.recipe.optimizer, run.recipe.precision]
-        decides = [vars(plan), run.benchmark.name, recipe, run.seed, steps, adapted, first_order]
-        begun = {name: float(rate) for name, rate in rates.items()}
+        plain = {name: value for name, value in vars(plan).items() if name not in ("keep", "vectorised")}
+        decides = [plain, run.benchmark.name, recipe, run.seed, steps, adapted, first_order]
+        begun = {name: (float(rate.detach()), rate.requires_grad) for name, rate in rates.items()}  # learned, or not
         path = place(plan.keep, {"decides": [*decides, experience.episodes.ways, experience.episodes.shots, begun]})
         told = load(path, values, rates)
         if told is not None:
