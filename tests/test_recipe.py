@@ -32,10 +32,20 @@ def test_a_size_or_a_value_from_the_shell_wins() -> None:
 
 
 def test_optimizer_values_fill_in_from_the_recipe_only_for_its_own_optimizer() -> None:
+    constant = {"schedule": "constant", "schedule_epochs": None, "last_rate": 0.0}
     own = recipe("benchmark=resnet", "optimizer.learning_rate=0.5").optimizer
-    assert own == {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.0001}
+    assert own == {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.0001, **constant}
     other = recipe("benchmark=resnet", "optimizer=adam").optimizer
-    assert other == {"name": "adam", "learning_rate": 0.001, "momentum": None, "weight_decay": 0.0}
+    assert other == {"name": "adam", "learning_rate": 0.001, "momentum": None, "weight_decay": 0.0, **constant}
+
+
+def test_a_rate_that_falls_needs_to_know_when_it_has_fallen() -> None:
+    words = ["benchmark=digits", "until=budget", "optimizer.schedule=cosine"]
+    with pytest.raises(Refused, match=r"optimizer.schedule=cosine: until=budget has no known end; optimizer.schedule_"):
+        recipe(*words)
+    assert recipe(*words, "optimizer.schedule_epochs=3").optimizer["schedule_epochs"] == 3
+    with pytest.raises(Refused, match=r"optimizer.schedule=cosin: choose one of constant, cosine; did you mean cosine"):
+        recipe("benchmark=digits", "optimizer.schedule=cosin")
 
 
 @pytest.mark.parametrize(

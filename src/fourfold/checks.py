@@ -35,7 +35,7 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
             continue
         names = node_type.__dataclass_fields__  # type: ignore[attr-defined]
         _merge(node_type, {key: value for key, value in node.items() if key in names}, path)
-    for path in ("benchmark.model", "benchmark.data", "setting", "method", "method.rule"):
+    for path in ("benchmark.model", "benchmark.data", "benchmark.augmentation", "setting", "method", "method.rule"):
         if select(cell, path):
             _check_own(select(cell, path), select(base, path) or {}, path)
     for key, choices in schema.CHOICES.items():

@@ -145,6 +145,7 @@ class Experience:
                 run.until.reason = "data"
                 break
             step.fresh = place.step < a_pass
+            run.engine.set_rates(place.step / a_pass, run.until.last / a_pass)
             yield step
             place.step += 1
             if place.step in self._judge_at:
@@ -168,7 +169,7 @@ class Experience:
             step = self._step(indices, contexts, "task_labels_train", batch)
             if of_all != len(indices):  # the rate of a cell is that of all its devices
                 step.units *= of_all / len(indices)
-            yield step
+            yield self._augmented(step, number)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor, int, Batch | None]]:
         """From batch number ``first`` on: its number, this rank's indices and contexts, the samples of all ranks, and
@@ -203,7 +204,15 @@ class Experience:
                 step.query = self._step(query.indices, query.contexts, "task_labels_test", targets=query.targets)
             if world > 1:
                 step.units *= len(indices) / len(indices[rank::world])
-            yield step
+            yield self._augmented(step, place.batch)
+
+    def _augmented(self, step: Step, number: int) -> Step:
+        """The step of batch ``number`` as it is to be learned from; the same for the same seed, phase and number."""
+        run = self._run
+        if run.benchmark.augment is not None:
+            stream = run.generator("augmentation", self._phase.index, number, run.engine.rank)
+            step._batch = Batch(run.benchmark.augment(step._batch.inputs, stream), step._batch.targets)
+        return step
 
     def _step(
         self, indices: Tensor, contexts: Tensor, fact: str, batch: Batch | None = None, targets: Tensor | None = None

@@ -70,6 +70,7 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
     asked = recipe["precision"] if cell["precision"] == "default" else cell["precision"]
     facts = cell["hardware"]["offers"] if offers is None else offers
     precision = _precision(asked, cell, facts)
+    until = _until(cell["until"], recipe["until"])
     if cell["weights_precision"] == "bf16" and precision != "bf16":
         raise Refused(f"weights_precision=bf16: goes with precision=bf16, and this is precision={precision}")
     return Recipe(
@@ -80,8 +81,8 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
         precision=precision,
         precision_asked=asked,
         evaluation=recipe["evaluation"],
-        until=_until(cell["until"], recipe["until"]),
-        optimizer=_optimizer(cell["optimizer"], recipe["optimizer"]),
+        until=until,
+        optimizer=_optimizer(cell["optimizer"], recipe["optimizer"], until["rule"]),
         model=_parameters(benchmark["model"], recipe["model"], size),
         data=_parameters(benchmark["data"], recipe["data"], None),
         weights=_weights(cell, size),
@@ -148,8 +149,13 @@ def _until(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any
     return {"rule": rule, **values}
 
 
-def _optimizer(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _optimizer(asked: Mapping[str, Any], recipe: Mapping[str, Any], rule: str) -> dict[str, Any]:
     chosen = dict(asked)
+    if chosen["schedule"] != "constant" and chosen["schedule_epochs"] is None and rule not in ("steps", "epochs"):
+        raise Refused(
+            f"optimizer.schedule={chosen['schedule']}: until={rule} has no known end; optimizer.schedule_epochs= says "
+            "when the last rate is to be reached, until=steps or until=epochs does, too"
+        )
     if chosen["name"] == "default":
         chosen = {key: recipe.get(key) if value in (None, "default") else value for key, value in chosen.items()}
     return chosen

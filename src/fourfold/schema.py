@@ -23,6 +23,9 @@ class Optimizer:
     learning_rate: float | None
     momentum: float | None
     weight_decay: float | None
+    schedule: str
+    schedule_epochs: float | None
+    last_rate: float
 
 
 @dataclass
@@ -196,6 +199,7 @@ class Benchmark:
     recipe: Recipes
     model: Any
     data: Any
+    augmentation: Any
 
 
 @dataclass
@@ -263,6 +267,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "progress": ("auto", "on", "off"),
     "until.rule": ("default", "steps", "epochs", "steady", "budget"),
     "optimizer.name": ("default", "sgd", "adam", "adamw"),
+    "optimizer.schedule": ("constant", "cosine"),
     "scale.name": ("auto", "full", "smoke"),
     "measure.flops": ("auto", "on", "off"),
     "tune.protocol": ("off", "first_k_tasks", "validation_stream", "oracle"),
@@ -289,6 +294,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.learning_rate": (0.0, 1e6),
     "optimizer.momentum": (0.0, 1.0),
     "optimizer.weight_decay": (0.0, 1e6),
+    "optimizer.schedule_epochs": (0.001, 1e9),
+    "optimizer.last_rate": (0.0, 1e6),
     "measure.period": (0.01, 3600.0),
     "measure.idle": (0.0, 60.0),
     "measure.carbon": (0.0, 1e6),

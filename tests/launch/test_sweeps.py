@@ -287,3 +287,9 @@ def test_the_real_experiment(output: Path) -> None:
     assert "skipped 1 of 2" in found.stdout
     (one,) = records(output).values()
     assert (one.state, one.measurements["steps"]) == ("done", 3)
+
+
+def test_methods_without_use_for_a_rule_are_pruned_instead_of_stopping_the_sweep(shell: Shell, output: Path) -> None:
+    assert shell("-m", "benchmark=digits", "method=finetune,random", "method/rule=backprop,dtp") == 0
+    found = [record.read(folder).axes for folder in (output / "cells").iterdir()]
+    assert sorted((axes["method"], axes["rule"]) for axes in found) == [("finetune", "backprop"), ("finetune", "dtp")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fourfold.benchmarks import published
 from fourfold.data.tensors import Batch, Sets, with_validation
 from fourfold.errors import Refused, Unavailable
-from fourfold.members import target
+from fourfold.members import parameters, target
 from fourfold.randomness import seed_of
 from fourfold.recipe import Recipe
 
@@ -73,6 +74,7 @@ class Benchmark:
         self.recipe = recipe
         self.seed = seed
         self.data_dir = data_dir
+        self.augment = _augmentation(node.get("augmentation"))
         self.sets: Sets | None = self._load(data_dir)
 
     @property
@@ -136,12 +138,21 @@ class Benchmark:
         raise NotImplementedError
 
 
+def _augmentation(node: Mapping[str, Any] | None) -> Callable[[Any, torch.Generator], Any] | None:
+    """(inputs, stream) -> inputs as a method is to see them in training; None for as they are."""
+    if not node or not node["_target_"]:
+        return None
+    return partial(target(node), **parameters(node, "benchmark.augmentation"))
+
+
 def build(cell: Mapping[str, Any], recipe: Recipe) -> Benchmark:
     """The benchmark of a cell. Raises Unavailable if its data or a library is absent."""
     node = cell["benchmark"]
     made = target(node)(node, recipe, cell["data_dir"], cell["seed"])
     if not isinstance(made, Benchmark):
         raise Unavailable(f"benchmark {node['name']}: {node['_target_']} is not a Benchmark")
+    if made.augment is not None and made.sets is None:
+        raise Refused(f"benchmark/augmentation: benchmark {node['name']} has no samples to change; choose none")
     if cell["evaluate_on"] == "validation":
         if made.sets is None:
             raise Refused(f"evaluate_on=validation: benchmark {node['name']} has no data to hold out; choose test")

@@ -11,7 +11,16 @@ from fourfold.errors import Refused, nearest
 
 RULE = "method/rule"
 # Groups besides the axes that a user chooses from.
-OTHER_GROUPS = ("scale", "until", "optimizer", "tracking", "suite", "benchmark/model", "benchmark/data")
+OTHER_GROUPS = (
+    "scale",
+    "until",
+    "optimizer",
+    "tracking",
+    "suite",
+    "benchmark/model",
+    "benchmark/data",
+    "benchmark/augmentation",
+)
 
 
 def list_text(axis: str | None) -> str:

@@ -1,9 +1,11 @@
 """Device, precision, strategy and ranks, carried by Lightning's Fabric; on one device the network stays unwrapped."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ class Engine:
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
         self.plain = self.world == 1 and FABRIC_PRECISION[precision] == "32-true"
         device.vendor.set_precision(precision)
+        self._scheduled: WeakKeyDictionary[torch.optim.Optimizer, Mapping[str, Any]] = WeakKeyDictionary()
         self.phase: Callable[[str], AbstractContextManager[Any]] = unmarked  # the meter's, once there is one
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -109,7 +112,27 @@ class Engine:
         Raises Refused for a name that torch.optim does not have under these settings.
         """
         made = make_optimizer(parameters, recipe)
+        if recipe.get("schedule", "constant") != "constant":
+            self._scheduled[made] = recipe
         return made if self.plain else self.fabric.setup_optimizers(made)
+
+    def set_rates(self, epochs: float, length: float) -> None:
+        """Gives the optimizers whose rate follows a schedule the one after so many passes of a phase of ``length``."""
+        for optimizer, recipe in self._scheduled.items():
+            rate = scheduled_rate(recipe, epochs, length)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+def scheduled_rate(recipe: Mapping[str, Any], epochs: float, length: float) -> float:
+    """last + (first - last) (1 + cos(pi e / E)) / 2 after e epochs (Loshchilov & Hutter 2017, without restarts).
+
+    E: the recipe's ``schedule_epochs``, or the phase's ``length``. Beyond E the rate rises again, as torch's does.
+    """
+    first, last = recipe["learning_rate"], recipe["last_rate"]
+    whole = recipe["schedule_epochs"] or length
+    rate: float = last + (first - last) * (1 + math.cos(math.pi * epochs / whole)) / 2
+    return rate
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
