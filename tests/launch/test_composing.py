@@ -14,6 +14,7 @@ from fourfold.cli.sources import hydra
 from fourfold.errors import Refused
 from fourfold.launch.cells import combinations, frozen, plan
 from fourfold.launch.compose import Composer
+from fourfold.launch.lighter import lighter_hydra
 
 Shell = Callable[..., int]
 
@@ -62,7 +63,7 @@ VALUES: list[list[str]] = [
 def composers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Composer, Composer]]:
     """One that shares compositions and one that does not, on the same controller's configuration."""
     monkeypatch.setenv("FOURFOLD_OUTPUT", "/tmp/outputs")
-    with hydra():
+    with hydra(), lighter_hydra([]):
         loader: Any = GlobalHydra.instance().config_loader()
         master = loader.load_configuration(composition.CONFIG_NAME, [], run_mode=RunMode.MULTIRUN)
         yield Composer(loader, master), Composer(loader, master, share=False)

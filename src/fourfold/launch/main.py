@@ -5,14 +5,11 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -24,6 +21,7 @@ from fourfold import composition
 from fourfold.errors import FourfoldError, Refused, debugging, exit_code
 from fourfold.launch import progress, suites
 from fourfold.launch.cells import WHOLE_SWEEP
+from fourfold.launch.lighter import lighter_hydra
 from fourfold.launch.task import CellTask, RunCell, run_cell
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -78,7 +76,7 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
     kept, before = sys.argv, os.environ.get(FULL_ERROR)
     sys.argv, os.environ[FULL_ERROR] = [kept[0], *words], "1"  # so that errors come here, not to sys.exit(1)
     try:
-        with _lighter_hydra(words), warnings.catch_warnings():
+        with lighter_hydra(words), warnings.catch_warnings():
             warnings.filterwarnings("error", message="provider=hydra.searchpath")
             folder, name = str(composition.config_directory()), composition.CONFIG_NAME
             hydra.main(version_base="1.3", config_path=folder, config_name=name)(task)()
@@ -90,38 +88,6 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
             os.environ[FULL_ERROR] = before
     if task.refusal is not None:
         raise task.refusal
-
-
-@contextmanager
-def _lighter_hydra(words: Sequence[str]) -> Iterator[None]:
-    """Spares Hydra two pieces of work that come to nothing here, a quarter of the time of --help and of a refusal.
-
-    And lets no list of choices (--help, completion, globs) show the parts that members share, as _device.
-    It composes once more only to see whether hydra.mode is set, which our configuration leaves to -m, and for
-    --help it lists all groups twice, and those that --help does not show: its own, and a folder for every
-    tuned combination.
-    """
-    get_mode, list_groups = Hydra.get_mode, Hydra.list_all_config_groups
-    listed: dict[str, Sequence[str]] = {} if "--hydra-help" in words else {"hydra": [], "tuned": []}
-
-    def list_once(self: Hydra, parent: str = "") -> Sequence[str]:
-        if parent not in listed:
-            listed[parent] = list_groups(self, parent)
-        return listed[parent]
-
-    def choices(self: ConfigLoaderImpl, *arguments: Any, **named: Any) -> list[str]:
-        return [name for name in get_options(self, *arguments, **named) if not name.startswith("_")]
-
-    get_options = ConfigLoaderImpl.get_group_options
-    ConfigLoaderImpl.get_group_options = choices  # type: ignore[method-assign]
-    Hydra.list_all_config_groups = list_once  # type: ignore[method-assign]
-    if not any("hydra.mode" in word or word.startswith("--config") for word in words):
-        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hydra.get_mode, Hydra.list_all_config_groups = get_mode, list_groups  # type: ignore[method-assign]
-        ConfigLoaderImpl.get_group_options = get_options  # type: ignore[method-assign]
 
 
 def one_value_sweeps(overrides: Sequence[str], all_members: bool = False) -> list[str]:
