@@ -31,7 +31,7 @@ def check_types(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     _merge(schema.Cell, top, "")
     for path, node_type in schema.COMMON.items():
         node = select(cell, path)
-        if node is None:
+        if node is None or path == "hardware":  # which has no keys of its own, and is checked as a part of the cell
             continue
         names = node_type.__dataclass_fields__  # type: ignore[attr-defined]
         _merge(node_type, {key: value for key, value in node.items() if key in names}, path)
@@ -69,6 +69,8 @@ _fitting: set[tuple[type, str, str]] = set()
 
 
 def _merge_fresh(node_type: type, values: Mapping[str, Any], path: str) -> None:
+    fields = node_type.__dataclass_fields__  # type: ignore[attr-defined]
+    values = {key: value for key, value in values.items() if key not in fields or fields[key].type is not Any}
     try:
         taken: Any = OmegaConf.merge(OmegaConf.structured(node_type), values)
     except OmegaConfBaseException as error:
