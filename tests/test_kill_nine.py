@@ -1,148 +1,201 @@
 """Kill -9 at ten random moments of a cell, as often as it takes: the record is that of a cell that was left alone."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from chaos import results, start
 from fourfold import record
 from learning import untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["benchmark=digits", "hardware=cpu", "until.steps=900", "checkpoint.steps=15", "tracking=off"]
-CELLS = [
-    ("replay", "class_incremental"),
-    ("ewc", "task_incremental"),
-    ("si", "domain_incremental"),
-    ("packnet", "task_incremental"),
-    ("icarl", "class_incremental"),
-    ("dgr", "class_incremental"),
-]
-KILLS = 10
-# A cell forked from this process, so that ten of them do not import torch ten times; it tells when it begins.
+DIGITS = ["benchmark=digits", "until.steps=900"]
+OSAKA = ["benchmark=osaka_glyphs", "setting=osaka", "scale=smoke"]
+CELLS = {
+    "replay": [*DIGITS, "setting=class_incremental", "method=replay"],
+    "ewc": [*DIGITS, "setting=task_incremental", "method=ewc"],
+    "packnet": [*DIGITS, "setting=task_incremental", "method=packnet"],
+    "si": [*DIGITS, "setting=domain_incremental", "method=si"],
+    "icarl": [*DIGITS, "setting=class_incremental", "method=icarl"],
+    "dgr": [*DIGITS, "setting=class_incremental", "method=dgr"],
+    "osaka_sgd": [*OSAKA, "method=online_sgd"],
+    "osaka_cmaml": [*OSAKA, "method=cmaml"],
+}
+ALWAYS = ["hardware=cpu", "checkpoint.steps=15", "tracking=off", "progress=off"]
+KILLS, LANDED = 10, 8
+SAME = (
+    "steps",
+    "units",
+    "parameters",
+    "trained_parameters",
+    "bytes",
+    "stopped_by",
+    "fingerprint",
+    "contexts",
+    "method",
+)
+# Cells forked from a process that has imported torch. Each says when it has done so many steps of its stream, those of
+# earlier attempts included; what it is doing a moment later, when it is killed, is left to chance.
 FORKED = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from fourfold.composition import cell_name, compose, plain
 from fourfold.experiment import run_cell
+from fourfold.measure.meter import Meter
 import fourfold.keeper, torch
 
 torch.set_num_threads(1)
-words = sys.argv[1:]
-cell = plain(compose([*words, "progress=off"]))
-folder = Path(cell["output_dir"]) / "cells" / cell_name(cell)
-for _ in sys.stdin:
+tick = Meter.tick
+for line in sys.stdin:
+    words, steps = json.loads(line)
+    cell = plain(compose(words))
+
+    def told(meter, *arguments):
+        global steps
+        tick(meter, *arguments)
+        if meter.steps >= steps:
+            steps = float("inf")
+            os.write(1, b"there\\n")
+
     child = os.fork()
     if child == 0:
-        run_cell(cell, folder, words)
+        if steps is not None:
+            Meter.tick = told
+        run_cell(cell, Path(cell["output_dir"]) / "cells" / cell_name(cell), words)
         os._exit(0)
     print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
+    print("status", os.waitpid(child, 0)[1], flush=True)
 """
 
 
 class Cells:
-    """Runs one cell again and again in processes of their own."""
+    """Runs cells one after another in processes of their own, forked from one."""
 
-    def __init__(self, output: Path, *words: str) -> None:
-        command = [sys.executable, "-c", FORKED, *WORDS, *words, f"output_dir={output}"]
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", FORKED]
         self.server: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        self.output = output
 
-    def run(self, end: float | None) -> bool:
-        """One attempt, killed after so many seconds; whether it came to its end before."""
-        print("run", file=self.server.stdin, flush=True)
+    def run(self, words: list[str], output: Path, kill_at: int | None = None, delay: float = 0.0) -> int:
+        """One attempt, killed so many seconds after that step; its status as the system tells it: 0 or the signal."""
+        print(json.dumps([[*words, *ALWAYS, f"output_dir={output}"], kill_at]), file=self.server.stdin, flush=True)
         child = int(self.server.stdout.readline())
-        if end is not None:
-            time.sleep(end)
-            if not list(self.output.glob("cells/*/record.json")):
+        said = self.server.stdout.readline().split()
+        if said == ["there"]:
+            time.sleep(delay)
+            with suppress(ProcessLookupError):  # done by now
                 os.kill(child, signal.SIGKILL)
-        return int(self.server.stdout.readline()) == 0
+            said = self.server.stdout.readline().split()
+        return int(said[1])
 
     def close(self) -> None:
         self.server.stdin.close()
         self.server.wait(60)
 
-    def result(self) -> tuple[record.Record, dict[str, Any]]:
-        (folder,) = (self.output / "cells").iterdir()
-        return record.read(folder), untimed(record.read_series(folder))
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[Cells]:
+    found = Cells()
+    yield found
+    found.close()
 
 
-@pytest.mark.parametrize(("method", "setting"), CELLS)
-def test_ten_kills_leave_the_same_record(method: str, setting: str, tmp_path: Path) -> None:
-    words = (f"method={method}", f"setting={setting}")
-    alone = Cells(tmp_path / "alone", *words)
-    begun = time.monotonic()
-    assert alone.run(None)
-    took = time.monotonic() - begun
-    alone.close()
+def result(output: Path) -> tuple[record.Record, dict[str, Any]]:
+    (folder,) = (output / "cells").iterdir()
+    return record.read(folder), untimed(record.read_series(folder))
 
-    killed = Cells(tmp_path / "killed", *words)
-    draw, kills = random.Random(f"{method} {setting}"), 0
-    while kills < KILLS and not killed.run(draw.uniform(0.03, 0.17) * took):
-        kills += 1
-    if kills == KILLS:
-        assert killed.run(None)
-    killed.close()
 
-    (expected, series), (found, again) = alone.result(), killed.result()
-    print(f"{method}: {kills} kills, resumed {[entry['steps'] for entry in found.resumed]} of {len(series['loss'])}")
-    assert kills >= 1
+@pytest.mark.parametrize("name", CELLS)
+def test_ten_kills_leave_the_same_record(name: str, cells: Cells, tmp_path: Path) -> None:
+    words, alone, killed = CELLS[name], tmp_path / "alone", tmp_path / "killed"
+    assert cells.run(words, alone) == 0
+    expected, series = result(alone)
+    steps, luck, landed = expected.measurements["steps"], random.Random(name), 0
+    for at in sorted(luck.sample(range(1, int(0.97 * steps)), KILLS)):
+        status = cells.run(words, killed, at, luck.uniform(0.0, 0.06))
+        landed += status == signal.SIGKILL and not list(killed.glob("cells/*/record.json"))
+        if status == 0:
+            break
+    else:
+        assert cells.run(words, killed) == 0
+
+    found, again = result(killed)
+    print(f"\n{name}: {landed} kills, went on after {[entry['steps'] for entry in found.resumed]} of {steps} steps")
+    assert landed >= LANDED
     assert found.resumed
     assert (found.state, expected.state) == ("done", "done")
     assert found.evaluations == expected.evaluations
-    assert found.measurements["bytes"] == expected.measurements["bytes"]
-    np.testing.assert_equal(series, again)
+    assert {key: found.measurements[key] for key in SAME} == {key: expected.measurements[key] for key in SAME}
+    np.testing.assert_equal(again, series)
 
 
-def test_repeating_an_interrupted_sweep_finishes_it(tmp_path: Path, run: Callable[..., Any]) -> None:
-    """The launcher is told to stop, then killed; the third command has nothing left to lose."""
+def test_repeating_an_interrupted_sweep_finishes_it(tmp_path: Path) -> None:
+    """Ctrl-C, Ctrl-C twice, the launcher killed: the command again, each time, ends with what a calm sweep finds."""
+    calm, wild = tmp_path / "calm" / "outputs", tmp_path / "wild" / "outputs"
     words = [
-        *WORDS,
+        "-m",
+        "benchmark=digits",
         "setting=class_incremental",
         "method=replay,finetune",
         "until.steps=4000",
-        f"output_dir={tmp_path}",
+        *ALWAYS,
     ]
-
-    def sweep(*more: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(ROOT / "run.py"), "-m", *words, *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    for output in (calm, wild):
+        output.parent.mkdir()
 
     def checkpoints() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/checkpoint.pt")}
+        return {path: path.stat().st_mtime_ns for path in wild.glob("cells/*/checkpoint.pt")}
 
-    def wait_for_a_new_one() -> None:
+    def begun() -> "subprocess.Popen[bytes]":
+        """The sweep, once a cell has learned for a while."""
         before, end = checkpoints(), time.monotonic() + 300
+        sweep = start(wild, [*words, "rerun=missing"])
         while checkpoints().items() <= before.items():
             assert time.monotonic() < end
-            time.sleep(0.05)
+            assert sweep.poll() is None
+            time.sleep(0.02)
+        return sweep
 
-    first = sweep()
-    wait_for_a_new_one()
-    first.send_signal(signal.SIGTERM)
-    printed, _ = first.communicate(timeout=300)
-    assert first.returncode == 130, printed
-    assert "rerun=missing goes on from the last checkpoints" in printed
+    def printed() -> str:
+        text = (wild.parent / "printed").read_text()
+        (wild.parent / "printed").write_text("")
+        return text
 
-    second = sweep("rerun=missing")
-    wait_for_a_new_one()
-    second.kill()
-    second.wait()
+    assert start(calm, words).wait(timeout=900) == 0
 
-    third = sweep("rerun=missing")
-    printed, _ = third.communicate(timeout=900)
-    assert third.returncode == 0, printed
-    found = {one.axes["method"]: one for one in map(record.read, (tmp_path / "cells").iterdir())}
-    assert {one.state for one in found.values()} == {"done"}
-    assert max(len(one.resumed) for one in found.values()) >= 1
+    first = begun()
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=300) == 130, printed()
+    said = printed()
+    assert "2 cells were interrupted: the same command with rerun=missing goes on from the last checkpoints" in said
+    assert "Traceback" not in said
+    assert checkpoints()
+
+    second = begun()
+    for _ in range(2):
+        second.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert second.wait(timeout=300) == 130, printed()
+    said = printed()
+    assert "rerun=missing goes on from the last checkpoints" in said
+    assert "Traceback" not in said
+
+    third = begun()
+    third.kill()
+    third.wait()
+
+    assert start(wild, [*words, "rerun=missing"]).wait(timeout=900) == 0, printed()
+    assert results(wild) == results(calm)
+    assert any(record.read(folder).resumed for folder in (wild / "cells").iterdir())
     assert not checkpoints()
