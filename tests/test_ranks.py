@@ -18,7 +18,7 @@ def steps_of(rank: int, world: int, batch: int) -> tuple[list[torch.Tensor], flo
     device = acquire(cell["hardware"])
     recipe = resolve(cell, device.accelerator)
     engine = Engine(device, recipe.precision, cell["strategy"])
-    engine.rank, engine.world = rank, world
+    engine.part, engine.parts = rank, world
     benchmark = benchmarks.build(cell, recipe)
     stream = streams.build(cell["setting"], benchmark, cell["seed"])
     run = Run(cell["seed"], benchmark, engine, recipe, Until(recipe.until, 1e6), progress=False, oracle=False)

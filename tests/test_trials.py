@@ -8,7 +8,7 @@ import pytest
 
 from fourfold.errors import Refused
 from fourfold.metrics import figures
-from fourfold.metrics.throughput import rate_over_repeats
+from fourfold.metrics.throughput import rate, rate_over_repeats
 from fourfold.record import read_series
 from fourfold.trials import MOST_TRIALS, Trial, best_of, search, with_best_batch
 
@@ -77,10 +77,10 @@ def test_repeats_do_the_same_work_and_tell_between_from_within(run: Callable[...
 
 def test_variance_between_repeats_is_apart_from_that_within() -> None:
     generator = np.random.default_rng(0)
-    steady = [(0.01 * (1 + 0.05 * generator.standard_normal(500)), np.full(500, 32.0)) for _ in range(5)]
-    levels = [
-        (seconds * level, units) for (seconds, units), level in zip(steady, (0.9, 0.95, 1, 1.05, 1.1), strict=True)
-    ]
+    units = np.full(500, 32.0)
+    times = [0.01 * (1 + 0.05 * generator.standard_normal(500)) for _ in range(5)]
+    steady = [rate(seconds, units) for seconds in times]
+    levels = [rate(seconds * level, units) for seconds, level in zip(times, (0.9, 0.95, 1, 1.05, 1.1), strict=True)]
     alike, unlike = rate_over_repeats(steady), rate_over_repeats(levels)
     assert alike.within == pytest.approx(0.05 / np.sqrt(500), rel=0.4)
     assert alike.between < 3 * alike.within

@@ -32,6 +32,7 @@ FACTS: dict[str, str] = {
     "differentiable": "the model has gradients",
     "layered": "the model is a plain sequence of layers",
     "generates": "the model writes its output token by token",
+    "splits": "the model says how its layers are split over devices",
     "kernel": "one operation to run, without model or data",
     "evaluation": "there is held-out data to judge by",
     "gradients": "a rule that fills the gradients",

@@ -192,6 +192,12 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
+    if cell["strategy"] == "tensor" and "splits" not in benchmark["offers"]:
+        split = sorted(member.name for member in catalogue()["benchmark"] if "splits" in member.gives)
+        raise Refused(
+            f"strategy=tensor: benchmark {benchmark['name']} has no plan for splitting its layers ({', '.join(split)} "
+            "have); ddp, fsdp and replicas take any"
+        )
     check_request(cell["hardware"], options("hardware"))
     for what, most in cell["hardware"]["capacity"].items():
         asked = cell["hardware"][what]

@@ -134,7 +134,7 @@ class Experience:
         run, phase = self._run, self._phase
         share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
         place = run.keeper.begin_loop()
-        a_pass = steps_in_a_pass(phase, run.recipe.batch * run.engine.world)
+        a_pass = steps_in_a_pass(phase, run.recipe.batch * run.engine.parts)
         run.until.begin(share, a_pass, phase.ordered, place.seconds)
         source = self._steps(place)
         run.meter.start()
@@ -172,14 +172,14 @@ class Experience:
             yield self._augmented(step, number)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor, int, Batch | None]]:
-        """From batch number ``first`` on: its number, this rank's indices and contexts, the samples of all ranks, and
+        """From batch number ``first`` on: its number, this rank's indices and contexts, the samples of all, and
         the batch where processes prepare it."""
         run = self._run
-        rank, world = run.engine.rank, run.engine.world
-        drawn = batches(self._phase, run.recipe.batch * world, run.seed, first)
+        part, parts = run.engine.part, run.engine.parts
+        drawn = batches(self._phase, run.recipe.batch * parts, run.seed, first)
         # A rank without samples would leave the others waiting for its gradient.
-        whole = ((number, *part) for number, part in enumerate(drawn, first) if len(part[0]) >= world)
-        own = ((number, i[rank::world], c[rank::world], len(i)) for number, i, c in whole)
+        whole = ((number, *each) for number, each in enumerate(drawn, first) if len(each[0]) >= parts)
+        own = ((number, i[part::parts], c[part::parts], len(i)) for number, i, c in whole)
         if run.recipe.workers == 0:
             yield from ((*one, None) for one in own)
             return
@@ -190,27 +190,27 @@ class Experience:
     def _sampled(self, draw: Sampler, place: Place) -> Iterator[Step]:
         """The steps of a stream that is drawn as it goes; they are small, so that no process prepares them."""
         run = self._run
-        rank, world = run.engine.rank, run.engine.world
+        part, parts = run.engine.part, run.engine.parts
         for indices, contexts, targets, since, query in draw(
-            self._phase, run.recipe.batch * world, run.seed, place.batch
+            self._phase, run.recipe.batch * parts, run.seed, place.batch
         ):
             place.batch += 1
-            if len(indices) < world:
+            if len(indices) < parts:
                 continue  # a rank without samples would leave the others waiting for its gradient
-            own = None if targets is None else targets[rank::world]
-            step = self._step(indices[rank::world], contexts[rank::world], "task_labels_train", targets=own)
+            own = None if targets is None else targets[part::parts]
+            step = self._step(indices[part::parts], contexts[part::parts], "task_labels_train", targets=own)
             step._since = since
             if query is not None:
                 step.query = self._step(query.indices, query.contexts, "task_labels_test", targets=query.targets)
-            if world > 1:
-                step.units *= len(indices) / len(indices[rank::world])
+            if parts > 1:
+                step.units *= len(indices) / len(indices[part::parts])
             yield self._augmented(step, place.batch)
 
     def _augmented(self, step: Step, number: int) -> Step:
         """The step of batch ``number`` as it is to be learned from; the same for the same seed, phase and number."""
         run = self._run
         if run.benchmark.augment is not None:
-            stream = run.generator("augmentation", self._phase.index, number, run.engine.rank)
+            stream = run.generator("augmentation", self._phase.index, number, run.engine.part)
             step._batch = Batch(run.benchmark.augment(step._batch.inputs, stream), step._batch.targets)
         return step
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold import checkpoint, compatibility, tracing, trials, tuning
+from fourfold import checkpoint, compatibility, ranks, room, tracing, trials, tuning
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
@@ -59,12 +59,12 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     except FourfoldError as error:
         record.state, record.reason, record.message = error.state, error.reason, str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        _out_of_memory(record, error)
+        _out_of_memory(record, error, cell)
     except KeyboardInterrupt:
         record.state, record.message = INTERRUPTED, "ended by the user"
     except Exception as error:
         if "can't allocate memory" in str(error):  # torch's words for the host's memory, in a RuntimeError
-            _out_of_memory(record, error)
+            _out_of_memory(record, error, cell)
         else:
             _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     record.ended = time.time()
@@ -175,7 +175,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         record.measurements["flops"] = tracing.work(cell, run.recipe, benchmark, stream)
     if record.measurements["gradients_zeroed"] is False:
         raise Failed("gradients of one update were still there at the next: this is not training", reason="work")
-    losses = series["loss"] = engine.mean_over_ranks(series["loss"])
+    ranks.together(run, series, record.measurements)
+    losses = series["loss"]
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
         raise Failed(f"the loss is not finite at the end, after {len(losses)} steps; {NAN_REMEDY}", reason="nan")
 
@@ -198,6 +199,7 @@ def assembled(
     engine = Engine(device, recipe.precision, cell["strategy"], cell["hardware"]["nodes"], recipe.weights_precision)
     memory.reset(engine.device)
     benchmark = benchmarks.build(cell, recipe)
+    room.check(cell, recipe, benchmark, device)
     stream = streams.build(cell["setting"], benchmark, cell["seed"])
     rule_of_length = recipe.until
     if contexts is not None:
@@ -262,7 +264,7 @@ def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int
     if not phase.ordered or len(phase.contexts) == 1:
         return {}
     ends = np.cumsum([len(stream.contexts[index].train) for index in phase.contexts])[:-1]
-    size = run.recipe.batch * run.engine.world
+    size = run.recipe.batch * run.engine.parts
     return {int(end) // size: lambda after=number + 1: judge(after) for number, end in enumerate(ends)}
 
 
@@ -312,9 +314,11 @@ def _tensor_bytes(state: Any) -> int:
     return sum(map(_tensor_bytes, parts))
 
 
-def _out_of_memory(record: Record, error: BaseException) -> None:
+def _out_of_memory(record: Record, error: BaseException, cell: Mapping[str, Any]) -> None:
     first = next(iter(str(error).splitlines()), "") or "no memory left"
-    _broke(record, "out of memory", f"{first}; a smaller batch=, benchmark.data.samples= or another precision= may fit")
+    usual = "a smaller batch=, benchmark.data.samples= or another precision= may fit"
+    device = record.device.get("memory") or (record.evidence == "simulated" and cell["hardware"]["memory"]) or None
+    _broke(record, "out of memory", f"{first}; {room.advice(cell, device) or usual}")
 
 
 def _broke(record: Record, reason: str, message: str) -> None:

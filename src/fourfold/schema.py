@@ -259,7 +259,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("seeded", "pretrained"),
     "weights_precision": ("fp32", "bf16"),
     "precision_policy": ("exact", "nearest"),
-    "strategy": ("auto", "ddp", "fsdp", "replicas"),
+    "strategy": ("auto", "ddp", "fsdp", "tensor", "replicas"),
     "mode": ("measured", "projected"),
     "evaluate_on": ("test", "validation"),
     "rerun": ("all", "missing", "failed"),

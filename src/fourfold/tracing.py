@@ -36,7 +36,7 @@ class NoEngine:
     """Stands for an engine where nothing is computed: an engine's words, on the meta device or for drawing data."""
 
     facts = None
-    rank, world, plain = 0, 1, True
+    rank, world, part, parts, alone, plain = 0, 1, 0, 1, True, True
 
     def __init__(self, device: str, precision: str) -> None:
         self.device = torch.device(device)
@@ -108,11 +108,13 @@ def trace_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, st
     return StepTrace(trace.operators(), step.units)
 
 
-def _first_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> Step:
+def _first_step(
+    cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream, device: str = "meta"
+) -> Step:
     """The first step of the stream: drawn on the CPU, then moved."""
     run = _run(cell, replace(recipe, workers=0), benchmark, NoEngine("cpu", recipe.precision))
     step = next(Experience(stream, stream.phases[0], run)._steps())
-    move = lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf  # noqa: E731
+    move = lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
     step._batch = Batch(tree_map(move, step._batch.inputs), tree_map(move, step._batch.targets))
     step._told = tree_map(move, step._told)
     return step

@@ -124,7 +124,8 @@ def repeat(cell: Mapping[str, Any], live: Live, record: Record, series: dict[str
         other = _blank(cell)
         with tempfile.TemporaryDirectory() as folder:
             live(_learning_only(cell), Path(folder), other, again)
-        series |= {f"repeats.{number}.{name}": again[name] for name in ("step_seconds", "step_units")}
+        timed = [name for name in again if name.split(".")[-1] in ("step_seconds", "step_units", "step_ended")]
+        series |= {f"repeats.{number}.{name}": again[name] for name in timed}
         precision = other.recipe.get("precision")
         agreements.append(agreement(first, fingerprint_of(other.measurements), (precision, precision)).same)
     record.measurements["repeats_agree"] = None if None in agreements else all(agreements)

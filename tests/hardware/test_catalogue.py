@@ -23,6 +23,7 @@ CALLED = {
     "NVIDIA H100 PCIe": ["h100_pcie"],
     "NVIDIA H200": ["h200"],
     "NVIDIA GH200 480GB": ["gh200"],
+    "NVIDIA GH200 144G HBM3e": ["gh200_144gb"],
     "NVIDIA B200": ["b200"],
     "NVIDIA GB200": ["gb200"],
     "AMD Instinct MI100": ["mi100"],
@@ -82,6 +83,63 @@ class TestEveryDevice:
 
     def test_some_name_is_recognised_as_it(self, name: str) -> None:
         assert [name] in CALLED.values()
+
+
+# Compute units (SMs, CUs, cores) x dense FLOP of each a clock x clock (GHz), from the vendors' architecture papers:
+# what a stated peak must come out as. (precision, units, FLOP, clock)
+BY_CLOCK = {
+    "v100": [("fp32", 80, 128, 1.53), ("fp16", 80, 1024, 1.53)],
+    "rtx8000": [("fp32", 72, 128, 1.77), ("fp16", 72, 1024, 1.77)],
+    "a100": [("fp32", 108, 128, 1.41), ("tf32", 108, 1024, 1.41), ("bf16", 108, 2048, 1.41)],
+    "l40s": [("fp32", 142, 256, 2.52), ("bf16", 142, 1024, 2.49), ("fp8", 142, 2048, 2.52)],
+    "h100": [("fp32", 132, 256, 1.98), ("tf32", 132, 2048, 1.83), ("bf16", 132, 4096, 1.83), ("fp8", 132, 8192, 1.83)],
+    "h100_pcie": [("fp32", 114, 256, 1.755), ("bf16", 114, 4096, 1.62)],
+    "mi100": [("fp32", 120, 256, 1.502), ("bf16", 120, 512, 1.502), ("fp16", 120, 1024, 1.502)],
+    "mi250": [("fp32", 104, 256, 1.7), ("bf16", 104, 1024, 1.7)],  # of one die
+    "mi300": [("fp32", 304, 256, 2.1), ("bf16", 304, 2048, 2.1), ("fp8", 304, 4096, 2.1)],
+    "mi355": [("fp32", 256, 256, 2.4), ("bf16", 256, 4096, 2.4), ("fp8", 256, 8192, 2.4)],
+    "max1550": [("fp32", 128, 256, 1.6), ("bf16", 128, 4096, 1.6)],
+    "arc_b70": [("fp32", 32, 256, 2.8), ("bf16", 32, 2048, 2.8)],
+}
+# Bits of the memory's bus x its rate (Gb/s a pin).
+BY_BUS = {
+    "v100": (4096, 1.757), "rtx8000": (384, 14), "a100": (5120, 3.186), "a100_40gb": (5120, 2.43),
+    "a100_pcie": (5120, 3.024), "l40s": (384, 18), "h100": (5120, 5.235), "h100_pcie": (5120, 3.2),
+    "h200": (6144, 6.25), "gh200": (6144, 5.2), "mi100": (4096, 2.4), "mi250": (4096, 3.2), "mi300": (8192, 5.2),
+    "mi325": (8192, 6.0), "mi355": (8192, 8.0), "max1550": (8192, 3.2), "arc_b70": (256, 19),
+}  # fmt: skip
+UNLIKE_HALVES = {"gaudi3": "fp8 runs no faster than bf16 there"}
+
+
+@pytest.mark.parametrize("name", BY_CLOCK)
+def test_a_peak_is_units_times_work_times_clock(name: str) -> None:
+    for precision, units, work, clock in BY_CLOCK[name]:
+        assert TARGETS[name]["peak"][precision] == pytest.approx(units * work * clock * 1e9, rel=0.015), precision
+
+
+@pytest.mark.parametrize("name", BY_BUS)
+def test_a_bandwidth_is_bits_times_rate(name: str) -> None:
+    bits, rate = BY_BUS[name]
+    assert TARGETS[name]["bandwidth"] == pytest.approx(bits / 8 * rate * 1e9, rel=0.025)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_16_bits_are_16_bits_and_8_are_twice_as_fast(name: str) -> None:
+    peak = TARGETS[name]["peak"]
+    if peak.get("bf16") and peak.get("fp16") and name != "mi100":  # whose bf16 is at half rate
+        assert peak["bf16"] == peak["fp16"]
+    if peak.get("bf16") and peak.get("fp8") and name not in UNLIKE_HALVES:
+        assert peak["fp8"] / peak["bf16"] == pytest.approx(2, rel=0.02)
+
+
+def test_variants_of_a_chip_have_its_rates() -> None:
+    for chip, variants in {"a100": ("a100_40gb", "a100_pcie", "a100_40gb_pcie"), "h100": ("h200", "gh200"),
+                           "gh200": ("gh200_144gb",), "mi300": ("mi325",)}.items():  # fmt: skip
+        for variant in variants:
+            assert TARGETS[variant]["peak"] == TARGETS[chip]["peak"]
+    for smaller, larger in (("b200", "gb200"), ("h100_pcie", "h100"), ("a100_40gb_pcie", "a100")):
+        assert TARGETS[smaller]["power"] < TARGETS[larger]["power"]
+        assert TARGETS[smaller]["peak"]["fp32"] <= TARGETS[larger]["peak"]["fp32"]
 
 
 @pytest.mark.parametrize("called", CALLED)

@@ -12,6 +12,8 @@ from fourfold.errors import Refused, Unavailable
 from fourfold.hardware.device import acquire
 from fourfold.hardware.engine import Engine
 from fourfold.hardware.vendor import vendor
+from fourfold.metrics.utilisation import utilisation_figures
+from records import make_record
 
 
 def hardware(*words: str) -> dict:
@@ -168,6 +170,25 @@ def test_too_few_devices_are_unavailable(play) -> None:
 def test_auto_knows_the_precisions_of_what_is_here(play) -> None:
     play("NVIDIA H100 80GB HBM3")
     assert {"fp8", "tf32", "bf16"} <= set(acquire(hardware("hardware=auto")).offers)
+
+
+def test_auto_takes_the_peak_of_what_it_recognises(play) -> None:
+    play("NVIDIA H100 80GB HBM3")
+    found = acquire(hardware("hardware=auto"))
+    assert (found.target, found.peak["bf16"]) == ("h100", 989.4e12)
+    record = make_record(recipe={"precision": "bf16"}, device=found.as_dict())
+    record.config["hardware"]["peak"] = dict.fromkeys(("fp32", "bf16"))
+    record.measurements["flops"] = {"model": 1e9, "executed": None}
+    assert utilisation_figures(record, rate=98940.0)["mfu"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("NVIDIA A100-SXM4-80GB MIG 1g.10gb", 10.2e9), ("NVIDIA Something New", 80e9)]
+)
+def test_auto_knows_no_peak_of_a_slice_or_of_a_stranger(play, name: str, memory: float) -> None:
+    play(name, memory=memory)
+    found = acquire(hardware("hardware=auto"))
+    assert (found.target, found.peak) == (None, {})
 
 
 def test_a_backend_that_does_not_exist_is_refused() -> None:

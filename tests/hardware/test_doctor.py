@@ -1,6 +1,7 @@
 """What doctor says is here, and its exit status; the table of the documentation."""
 
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,8 @@ def test_what_is_missing_is_told_with_its_cost(capsys: Any, tmp_path: Path, monk
         (["hardware=a100", "mode=projected"], 0, "projected, needs no device"),
         (["hardware=cpu"], 0, "ok  chosen"),
         (["output_dir=/dev/null/nowhere"], 1, "cannot be written"),
+        (["benchmark=cifar10", "data_dir=/dev/null/nowhere"], 1, "--  workload"),
+        (["benchmark=digits"], 0, "ok  workload"),
     ],
 )
 def test_a_configuration_that_could_not_run_is_status_1(words: list[str], status: int, what: str, capsys: Any) -> None:
@@ -64,3 +67,26 @@ def test_a_scheduler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     (finding,) = doctor.scheduler()
     assert not finding.here
     assert finding.text == "sinfo fails: slurm_load_partitions: Unable to contact controller"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "what"),
+    [
+        ("gpu|4|gpu:a100:8(S:0-1)\nother|4|gpu:h100:8\n", 0, "hardware=a100: partition gpu"),
+        ("gpu|4|gpu:h100:8\n", 1, "no partition has gres=gpu:a100:1"),
+        (None, 1, "no Slurm client on the PATH"),
+    ],
+)
+def test_a_configuration_for_a_scheduler_needs_a_partition_that_has_it(
+    said: str | None, status: int, what: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None if said is None else "/usr/bin/sinfo")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=said))
+    assert main(["doctor", "hardware=a100", "hydra/launcher=submitit_slurm"]) == status
+    assert what in capsys.readouterr().out
+
+
+def test_a_missing_library_is_told_by_the_workload(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "torch_geometric.nn.models", None)
+    assert main(["doctor", "benchmark=pna"]) == 1
+    assert "torch_geometric" in capsys.readouterr().out

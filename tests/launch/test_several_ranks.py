@@ -1,5 +1,6 @@
 """Several ranks of one cell on this machine, with the real experiment: they learn what one process learns."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,14 @@ import pytest
 
 from fourfold import record
 from fourfold.launch import main
+from fourfold.metrics import figures, steady_rate
+from fourfold.metrics.throughput import rate
 
 WORDS = ["benchmark=digits", "hardware=cpu", "until.steps=20", "tracking=off"]
 # Relative, of the loss of each step: two halves of a batch are summed in another order than the whole.
 TOLERANCE = 1e-5
+# Of a tiny Llama: the sums of a batch, of a layer's columns or of a gradient are taken in another order.
+LLAMA_TOLERANCE = 2e-6
 
 
 @pytest.mark.slow
@@ -26,3 +31,62 @@ def test_two_ranks_have_the_losses_of_one_process(output: Path, hydra_as_it_was:
         ours, theirs = record.read_series(folder)["loss"], record.read_series(alone.folder)["loss"]
         np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE)
         assert record.read(folder).evaluations[-1]["value"] == pytest.approx(alone.evaluations[-1]["value"], abs=2e-3)
+
+
+LLAMA = ["benchmark=llama", "scale=smoke", "hardware=cpu", "until.steps=12", "tracking=off"]
+
+
+@pytest.fixture
+def one_process(run: Any) -> Callable[..., np.ndarray]:
+    """The losses of one process with the words of a shell."""
+    return lambda *words: record.read_series(run(*LLAMA, *words).folder)["loss"]
+
+
+def by_two(output: Path, *words: str) -> tuple[record.Record, dict[str, np.ndarray]]:
+    """The record and the series of a cell of two ranks, from the command line."""
+    assert main.run_command_line([*LLAMA, "hardware.devices=2", *words]) == 0
+    (folder,) = (output / "cells").iterdir()
+    return record.read(folder), record.read_series(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "each", "whole"), [("ddp", 2, 4), ("fsdp", 2, 4), ("tensor", 4, 4), ("replicas", 4, 4)]
+)
+def test_each_strategy_learns_a_llama_as_one_process_does(
+    output: Path, hydra_as_it_was: None, one_process: Any, strategy: str, each: int, whole: int
+) -> None:
+    found, series = by_two(output, f"strategy={strategy}", f"batch={each}")
+    alone = one_process(f"batch={whole}")
+    assert found.state == "done"
+    assert len(alone) == 12
+    np.testing.assert_allclose(series["loss"], alone, rtol=LLAMA_TOLERANCE)
+    assert alone[0] - alone[-1] > 0.5, "it learned something"
+    if strategy == "replicas":
+        np.testing.assert_array_equal(series["copies.1.loss"], alone)  # bit for bit: nothing is shared
+        assert found.measurements["copies_agree"] is True
+        assert [copy["steps"] for copy in found.measurements["copies"]] == [12, 12]
+        assert found.measurements["units"] == 2 * 12 * whole * 128
+        each_rate = [rate(series[f"{c}step_seconds"], series[f"{c}step_units"]) for c in ("", "copies.1.")]
+        told = figures(found, series)
+        assert told["units_per_second"] == pytest.approx(sum(one.mean for one in each_rate))
+        assert told["copy_1_units_per_second"] == each_rate[1].mean
+        assert told["units_per_second_low"] < told["units_per_second"] < told["units_per_second_high"]
+    else:
+        assert found.measurements["units"] == 12 * whole * 128
+        assert steady_rate(series) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["benchmark=resnet"], "benchmark resnet has no plan"),
+        (["benchmark=llama", "hardware=cpu", "hardware.devices=2", "precision=fp16"], "fp16"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_in_a_line_that_names_what_can(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], hydra_as_it_was: None, output: Path
+) -> None:
+    assert main.run_command_line(["strategy=tensor", *words, "tracking=off"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in told

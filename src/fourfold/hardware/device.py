@@ -1,14 +1,14 @@
 """Acquires the device that a cell asks for. Asked and found must agree; nothing is substituted silently."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from fourfold.composition import config_directory
 from fourfold.errors import Refused, Unavailable
-from fourfold.hardware.catalogue import recognises, targets_of
+from fourfold.hardware.catalogue import catalogue, recognises, targets_of
 from fourfold.hardware.vendor import MODULES, SEARCHED, Vendor, vendor
 
 LEAST_MEMORY = 0.85  # of the stated memory, below which it is another device: a slice of it, or a smaller sister
@@ -29,6 +29,8 @@ class Device:
     memory: int | None
     offers: tuple[str, ...]
     stand_in: bool = False
+    target: str | None = None  # what the catalogue calls it, where hardware=auto found it
+    peak: Mapping[str, float | None] = field(default_factory=dict)  # FLOP a second by precision, as the catalogue says
 
     @property
     def accelerator(self) -> bool:
@@ -53,6 +55,8 @@ class Device:
             "count": self.count,
             "memory": self.memory,
             "runtime": self.vendor.runtime(),
+            "target": self.target,
+            "peak": dict(self.peak),
         }
 
 
@@ -93,8 +97,24 @@ def _checked(hardware: Mapping[str, Any], found: Vendor) -> Device:
         if hardware["memory"] and memory and memory < LEAST_MEMORY * hardware["memory"]:
             here = f"device {index}, {name}, has {memory / 1e9:.0f} GB of {hardware['memory'] / 1e9:.0f}"
             raise Unavailable(_absent(hardware, here))
-    offers = tuple(hardware["offers"]) if hardware["backend"] != "auto" else found.found_offers()
-    return Device(found.kind, found.backend, found.device_name(0), hardware["devices"], found.memory(0), offers)
+    name, memory = found.device_name(0), found.memory(0)
+    offers, target, peak = tuple(hardware["offers"]), None, hardware["peak"]
+    if hardware["backend"] == "auto":
+        offers, target = found.found_offers(), known_as(name, memory)
+        peak = catalogue(config_directory() / "hardware")[target]["peak"] if target else {}
+    return Device(found.kind, found.backend, name, hardware["devices"], memory, offers, target=target, peak=peak)
+
+
+def known_as(name: str, memory: int | None) -> str | None:
+    """The target of the catalogue that a device of this name and memory is; None for another, or a slice of it."""
+    folder = config_directory() / "hardware"
+    known = catalogue(folder)
+    whole = [
+        target
+        for target in targets_of(name, folder)
+        if memory is None or not known[target]["memory"] or memory >= LEAST_MEMORY * known[target]["memory"]
+    ]
+    return whole[0] if whole else None
 
 
 def present_backend() -> str:

@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fourfold.errors import Refused
+from fourfold.hardware import sharding
 from fourfold.hardware.device import Device
 from fourfold.hardware.strategies import FABRIC_PRECISION, precision_plugin, strategy_of
 
@@ -23,18 +24,22 @@ def unmarked(name: str) -> AbstractContextManager[Any]:
 
 
 class Engine:
-    """What a method trains with: where tensors live, how a loss goes backward, how an optimizer steps."""
+    """What a method trains with: where tensors live, how a loss goes backward, how an optimizer steps.
+
+    ``rank`` of ``world`` is this process among those of the cell; ``part`` of ``parts`` is its share of each batch.
+    ``alone``: its network is whole and unwrapped, and it exchanges nothing while it learns.
+    """
 
     def __init__(self, device: Device, precision: str, strategy: str, nodes: int = 1, weights: str = "fp32") -> None:
         self.facts = device
-        self.precision, self.weights = precision, weights
+        self.precision, self.weights, self.strategy = precision, weights, strategy
         self.device = device.torch()
         ranks = device.count * nodes
         self.fabric = Fabric(
             accelerator=device.vendor.accelerator(),
             devices=device.count,
             num_nodes=nodes,
-            strategy=strategy_of(strategy, ranks, device.vendor, precision),
+            strategy=strategy_of(strategy, ranks, device.vendor, precision, self._divide),
             plugins=precision_plugin(precision, device.kind),
         )
         if ranks > 1:
@@ -46,8 +51,11 @@ class Engine:
             self.fabric.launch()
             self.device = self.fabric.device
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
+        self.alone = self.world == 1 or strategy == "replicas"
+        shares = not self.alone and strategy != "tensor"  # with tensor, all ranks work on the same samples
+        self.part, self.parts = (self.rank, self.world) if shares else (0, 1)
         # Plain means: one device and true 32-bit, where Fabric has nothing to do and its wrappers only cost time.
-        self.plain = self.world == 1 and FABRIC_PRECISION[precision] == "32-true"
+        self.plain = self.alone and FABRIC_PRECISION[precision] == "32-true"
         device.vendor.set_precision(precision)
         self._scheduled: WeakKeyDictionary[torch.optim.Optimizer, Mapping[str, Any]] = WeakKeyDictionary()
         self.phase: Callable[[str], AbstractContextManager[Any]] = unmarked  # the meter's, once there is one
@@ -76,35 +84,45 @@ class Engine:
     def network(self, build: Callable[[torch.device], nn.Module]) -> nn.Module:
         """The network as it is to be called: unwrapped on one device, else within the strategy.
 
-        ``build`` makes it on the device that it is given, so that a strategy which shards can ask for it without memory
-        ("meta") and fill in its own part.
+        ``build`` makes it on the device that it is given: "meta" where the strategy fills in each rank's part.
         """
-        network = self.stored(build(self.device))
-        if self.world == 1:
-            return network
-        wrapped = self.fabric.setup_module(network)
+        if self.alone:
+            return self.stored(build(self.device))
+        self._whole = lambda: self.stored(build(torch.device("cpu")))
+        network = self.stored(build(torch.device("meta") if self.strategy == "fsdp" else self.device))
+        wrapped = self.fabric.setup_module(network, move_to_device=False)
         if hasattr(network, "generate"):  # a forward pass too
             wrapped.mark_forward_method("generate")
         assert isinstance(wrapped, nn.Module)
         return wrapped
 
+    def _divide(self, network: nn.Module, mesh: Any) -> nn.Module:
+        if self.strategy == "tensor":
+            return sharding.split(network, mesh["tensor_parallel"])
+        return sharding.shard(network, mesh["data_parallel"], self._whole, self.device)
+
     def mean_over_ranks(self, values: np.ndarray) -> np.ndarray:
-        """The mean of each value over the ranks, which must all come here with as many; float64 [n]."""
-        if self.world == 1:
+        """The mean of each value over the ranks, which must all come here with as many; float64 [n].
+
+        The values themselves where each rank learns for itself.
+        """
+        if self.alone:
             return values
         total = self.fabric.all_reduce(torch.as_tensor(values, dtype=torch.float64, device=self.device))
         assert isinstance(total, Tensor)
         return total.cpu().numpy()
 
+    def told_by_all(self, facts: Any) -> list[Any]:
+        """What each rank has to say, in their order: plain data, or arrays. All must come here."""
+        if self.world == 1:
+            return [facts]
+        told: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(told, facts)
+        return told
+
     def stored(self, network: nn.Module) -> nn.Module:
-        """The network with its weights in the type that the cell holds them in. Buffers stay as they are, and so does
-        batch normalisation, whose running statistics 16 bits would ruin."""
-        if self.weights == "bf16":
-            for module in network.modules():
-                if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    for parameter in module.parameters(recurse=False):
-                        parameter.data = parameter.data.to(torch.bfloat16)
-        return network
+        """The network with its weights in the type that the cell holds them in."""
+        return held_in(network, self.weights)
 
     def optimizer(self, parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> Any:
         """The recipe's optimizer over the parameters.
@@ -133,6 +151,17 @@ def scheduled_rate(recipe: Mapping[str, Any], epochs: float, length: float) -> f
     whole = recipe["schedule_epochs"] or length
     rate: float = last + (first - last) * (1 + math.cos(math.pi * epochs / whole)) / 2
     return rate
+
+
+def held_in(network: nn.Module, precision: str) -> nn.Module:
+    """The network with its weights in a precision. Buffers stay as they are, and so does batch normalisation, whose
+    running statistics 16 bits would ruin."""
+    if precision == "bf16":
+        for module in network.modules():
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(torch.bfloat16)
+    return network
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]) -> torch.optim.Optimizer:

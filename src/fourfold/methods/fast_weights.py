@@ -43,7 +43,7 @@ class FastWeights(Finetune):
         self.plan = Pretraining(meta_batch, patience, meta_queries, vectorised, keep)
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
-        if run.engine.world > 1:
+        if not run.engine.alone:
             raise Refused("hardware.devices: a method with fast weights learns on one device")
         super().setup(benchmark, view, run, rule)
         self.slow = dict(self.network.named_parameters())

@@ -46,7 +46,7 @@ class Inference(Method):
         self.tokens.begin()
         with self.run.engine.autocast():
             written = self.network.generate(prompts, self.new_tokens, self.tokens.token)  # type: ignore[operator]
-        return self.benchmark.generated_units(prompts, written) * self.run.engine.world
+        return self.benchmark.generated_units(prompts, written) * self.run.engine.parts
 
     def predict(self, observation: Observation) -> Tensor:
         with self.run.engine.autocast():

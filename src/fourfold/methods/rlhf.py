@@ -97,7 +97,7 @@ class Rlhf(Finetune):
         for step in experience:
             prompts = step.reveal()
             loss = self.observe(prompts)
-            step.units = float(len(prompts.inputs) * self.new_tokens * run.engine.world)
+            step.units = float(len(prompts.inputs) * self.new_tokens * run.engine.parts)
             run.tick(step, loss)
 
     def terms(self, observation: Observation) -> Iterator[Term]:

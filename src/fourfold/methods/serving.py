@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fourfold.benchmarks.interface import Benchmark
-from fourfold.errors import Failed
+from fourfold.errors import Failed, Refused
 from fourfold.experience import Experience, Run
 from fourfold.measure.tokens import token_series
 from fourfold.methods.interface import Method
@@ -45,6 +45,10 @@ class Serving(Method):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         servers.present(self.server)
+        if run.engine.world > 1 and run.engine.alone:
+            raise Refused(
+                "strategy=replicas: of method=serving there is one server, which has all devices; leave it out"
+            )
         self.benchmark, self.run = benchmark, run
         self.network = benchmark.network(run.seed, "meta")  # only to be described: the server has the real one
 

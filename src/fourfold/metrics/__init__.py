@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from fourfold.metrics import alignment, continual, learning, online
 from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
-from fourfold.metrics.throughput import Rate, rate, rate_over_repeats
+from fourfold.metrics.throughput import Rate, rate, rate_over_repeats, summed
 from fourfold.metrics.utilisation import devices_of, share_figures, utilisation_figures
 from fourfold.record import Record
 
@@ -86,17 +86,29 @@ def projected(projection: Mapping[str, Any]) -> dict[str, float | None]:
     )
 
 
-def steady_rate(series: Series) -> Rate | None:
-    """The steady-state rate of a cell's series, in units a second; None without steps."""
-    if "step_seconds" not in series or "step_units" not in series:
+def steady_rate(series: Series, prefix: str = "") -> Rate | None:
+    """The steady-state rate of a cell's series, in units a second, of all its copies together; None without steps.
+
+    ``prefix`` of the series' names: empty, or that of a repeat.
+    """
+    copies = [f"{prefix}{copy}" for copy in copies_of(series, prefix)]
+    if f"{prefix}step_seconds" not in series or f"{prefix}step_units" not in series:
         return None
-    return rate(series["step_seconds"], series["step_units"])
+    return summed(
+        [(series[f"{c}step_seconds"], series[f"{c}step_units"], series.get(f"{c}step_ended")) for c in copies]
+    )
 
 
-def _repeats(series: Series) -> list[tuple[ArrayLike, ArrayLike]]:
-    """(step_seconds, step_units) of the cell and of each time that it learned anew."""
+def copies_of(series: Series, prefix: str = "") -> list[str]:
+    """What the series' names begin with, of each copy of the cell: the first has nothing before its names."""
+    found = (re.fullmatch(rf"{re.escape(prefix)}(copies\.\d+\.)step_seconds", name) for name in series)
+    return ["", *(match[1] for match in found if match)]
+
+
+def _repeats(series: Series) -> list[Rate | None]:
+    """The rate of the cell, and of each time that it learned anew."""
     found = [match[1] for name in series if (match := re.fullmatch(r"(repeats\.\d+\.|)step_seconds", name))]
-    return [(series[f"{prefix}step_seconds"], series[f"{prefix}step_units"]) for prefix in found]
+    return [steady_rate(series, prefix) for prefix in found]
 
 
 def throughput_figures(record: Record, series: Series) -> dict[str, float | None]:
@@ -117,6 +129,10 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
             **share_figures(series, steady.warmup),
             **utilisation_figures(record, steady.mean),
         }
+    copies = copies_of(series)
+    if len(copies) > 1:
+        each = [rate(series[f"{copy}step_seconds"], series[f"{copy}step_units"]) for copy in copies]
+        found |= {f"copy_{n}_units_per_second": None if one is None else one.mean for n, one in enumerate(each)}
     repeated = rate_over_repeats(_repeats(series))
     if repeated is not None:
         found |= {

@@ -5,6 +5,7 @@ was drawn between them, in evaluation or before the start, is not counted. A dev
 telling, leaves all of it unknown: a sum of some devices would be shown as that of all.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,14 @@ def energy_figures(
 ) -> dict[str, float | None]:
     """joules_per_unit and what follows from it; use, clock, heat and throttling of the devices.
 
+    The work is that of all copies of the cell, the time that of the first.
     prices: ``carbon`` (grams of CO2 a kilowatt-hour) and ``price`` (of an hour of a device), each or None.
     """
     seconds = np.asarray(series.get("step_seconds", ()), dtype=np.float64)
     units = np.asarray(series.get("step_units", ()), dtype=np.float64)
     seen = np.isfinite(np.asarray(series.get("step_ended", seconds), dtype=np.float64))  # not before an interruption
-    work, busy = float(units[seen].sum()), float(seconds[seen].sum())
+    others = sum(float(np.sum(series[name])) for name in series if re.fullmatch(r"copies\.\d+\.step_units", name))
+    work, busy = float(units[seen].sum()) + others, float(seconds[seen].sum())
     found: dict[str, float | None] = {}
     if work and busy and prices.get("price") is not None:
         found["price_per_unit"] = float(prices["price"]) * devices * busy / 3600 / work

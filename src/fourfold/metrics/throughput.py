@@ -6,7 +6,7 @@ what is left is tested for a trend, and the interval comes from batch means whos
 allowed for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from fourfold.metrics.statistics import student_quantile, summarise
 
 Array = NDArray[np.float64]
 
+# The series of a further copy of a cell (strategy=replicas) begin with this.
+COPY = "copies.{}."
 # Batch means: start with at most this many batches, merge neighbours down to at least the other number.
 MOST_BATCHES, LEAST_BATCHES = 64, 8
 # Fewer steps than this and their spread says too little for an interval.
@@ -68,9 +70,8 @@ class Repeats:
     within: float | None
 
 
-def rate_over_repeats(repeats: Iterable[tuple[ArrayLike, ArrayLike]]) -> Repeats | None:
-    """The steady rates of repeats, each given by its (step_seconds, step_units); None below two that have one."""
-    rates = [rate(seconds, units) for seconds, units in repeats]
+def rate_over_repeats(rates: Iterable[Rate | None]) -> Repeats | None:
+    """The steady rates of repeats; None below two that have one."""
     found = [one for one in rates if one is not None]
     summary = summarise(one.mean for one in found)
     if summary is None or summary.low is None or summary.high is None or summary.standard_error is None:
@@ -79,6 +80,53 @@ def rate_over_repeats(repeats: Iterable[tuple[ArrayLike, ArrayLike]]) -> Repeats
     within = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
     between = summary.standard_error * float(np.sqrt(summary.count)) / summary.mean
     return Repeats(summary.mean, summary.low, summary.high, summary.count, between, within)
+
+
+def summed(copies: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike | None]]) -> Rate | None:
+    """The rate of copies that run side by side, each given by its (step_seconds, step_units, step_ended): the sum.
+
+    Its interval takes the copies as independent (Welch 1947; degrees of freedom by Satterthwaite 1946), widened by as
+    much as what slows several at once makes their sum vary more. None if one has no rate.
+    """
+    found = [rate(seconds, units) for seconds, units, _ in copies]
+    rates = [one for one in found if one is not None]
+    if not rates or len(rates) < len(found):
+        return None
+    if len(rates) == 1:
+        return rates[0]
+    mean = sum(one.mean for one in rates)
+    used, warmup = min(one.steps_used for one in rates), max(one.warmup for one in rates)
+    steady = all(one.steady for one in rates)
+    drift = max((one.drift for one in rates), key=abs)
+    if any(one.high is None for one in rates):
+        return Rate(mean, None, None, used, warmup, steady, drift)
+    errors = [(one.high - one.mean) / student_quantile(one.freedom) for one in rates if one.high is not None]
+    squared = sum(error**2 for error in errors)
+    if squared == 0:
+        return Rate(mean, mean, mean, used, warmup, steady, drift, min(one.freedom for one in rates))
+    freedom = squared**2 / sum(error**4 / one.freedom for error, one in zip(errors, rates, strict=True))
+    half = student_quantile(freedom) * float(np.sqrt(squared * _in_step(copies, rates)))
+    return Rate(mean, max(mean - half, 0.0), mean + half, used, warmup, steady, drift, int(freedom))
+
+
+def _in_step(copies: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike | None]], rates: Sequence[Rate]) -> float:
+    """Variance of the summed rate over the sum of the copies' variances, in windows after the warm-up of all; at least
+    1, which it is for independent ones, at most their number, and 1 where the times of steps are not known.
+    """
+    done: list[tuple[Array, Array]] = []
+    for (_, units, ended), one in zip(copies, rates, strict=True):
+        if ended is None:
+            return 1.0
+        times = np.asarray(ended, dtype=np.float64)[one.warmup :]
+        done.append((times, np.cumsum(np.asarray(units, dtype=np.float64)[one.warmup :])))
+    first, last = max(times[0] for times, _ in done), min(times[-1] for times, _ in done)
+    windows = min(MOST_BATCHES, min(one.steps_used for one in rates) // 4)
+    if not last > first or windows < LEAST_BATCHES:
+        return 1.0
+    edges = np.linspace(first, last, windows + 1)
+    work = np.array([np.diff(np.interp(edges, times, units)) for times, units in done])
+    apart = float(work.var(axis=1, ddof=1).sum())
+    return float(np.clip(work.sum(axis=0).var(ddof=1) / apart, 1.0, len(done))) if apart > 0 else 1.0
 
 
 def rate(step_seconds: ArrayLike, step_units: ArrayLike) -> Rate | None:

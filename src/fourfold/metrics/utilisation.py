@@ -21,12 +21,14 @@ def share_figures(series: Mapping[str, ArrayLike], warmup: int) -> dict[str, flo
 def utilisation_figures(record: Record, rate: float) -> dict[str, float | None]:
     """FLOP a unit of work, and what part of the devices' peak at the cell's precision they are, per second:
 
+    The peak is that of the hardware that was asked for; with hardware=auto, of what was found.
     mfu of plain training's FLOP (Chowdhery et al. 2022), hfu of those that the method executed.
     """
     flops = record.measurements.get("flops") or {}
     model, executed = flops.get("model"), flops.get("executed")
     hardware = record.config.get("hardware") or {}
-    peak = (hardware.get("peak") or {}).get(record.recipe.get("precision"))
+    stated = {**(record.device.get("peak") or {}), **{k: v for k, v in (hardware.get("peak") or {}).items() if v}}
+    peak = stated.get(record.recipe.get("precision"))
     of_peak = rate / (float(peak) * devices_of(record)) if peak and record.evidence != "simulated" else None
     return {
         "flops_per_unit": model,

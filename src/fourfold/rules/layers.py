@@ -66,7 +66,7 @@ def leaves(module: nn.Module) -> Iterator[nn.Module]:
 
 def on_one_device(engine: Engine, rule: str) -> None:
     """Raises Refused where several devices share the work: such a rule's gradients are not averaged over them."""
-    if engine.fabric.world_size > 1:
+    if not engine.alone:
         raise Refused(f"rule {rule} trains on one device; several need rule backprop")
 
 
