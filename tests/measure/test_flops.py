@@ -111,10 +111,28 @@ def test_a_method_of_its_own_is_counted_beside_plain_training() -> None:
     assert (replay["model"], replay["executed"]) == (finetune["model"], None)
 
 
+def test_text_that_is_written_token_by_token_by_its_closed_form() -> None:
+    """2 N for each token read or written, 4 H c L for attention to c tokens, and the vocabulary once a new token."""
+    prompt, new, hidden, layers, vocabulary = 64, 8, 128, 2, 1000
+    words = ["benchmark=llama", "method=inference", "scale=smoke", f"benchmark.data.sequence={prompt}"]
+    found = work(*parts(*words, f"method.new_tokens={new}", *WORDS))
+    each = 2 * layers * layers_of(hidden, 384, 64, 3)
+    attention = 4 * hidden * layers * (prompt**2 + sum(prompt + step for step in range(1, new)))
+    whole = (prompt + new - 1) * each + attention + new * 2 * hidden * vocabulary
+    assert found["model"] == found["executed"] == pytest.approx(whole / new, rel=0.005)
+
+
 def test_what_goes_on_until_a_value_says_otherwise_cannot_be_counted() -> None:
-    found = work(*parts("benchmark=llama", "method=inference", *WORDS))
-    assert found["model"] is None
-    assert found["reason"]
+    """As a sum whose terms are added while they are large."""
+    term = torch.ones(4, device="meta")
+
+    def add_up() -> None:
+        nonlocal term
+        while not bool((term.sum() < 1e-3).item()):
+            term = term / 2
+
+    with OperatorTrace(), pytest.raises(RuntimeError, match="until a value says otherwise"):
+        add_up()
 
 
 def test_a_kernel_counts_what_it_says() -> None:

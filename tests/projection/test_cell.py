@@ -78,13 +78,50 @@ def test_what_cannot_be_projected_is_refused(words: list[str], what: str) -> Non
     [
         (["hardware=gaudi2", "precision=fp32"], "unavailable", "hardware gaudi2 states no fp32 rate"),
         (["hardware=a100", "hardware.devices=2", "strategy=fsdp", "precision=fp16"], "refused", "loss scaling"),
-        (["hardware=a100", "method=inference"], "unavailable", "cannot be traced without values"),
     ],
 )
 def test_what_is_not_modelled_is_one_line(run: Any, words: list[str], state: str, what: str) -> None:
     record = run("benchmark=llama", *words, *SMALL)
     assert record.state == state
     assert what in record.message
+
+
+def test_weights_that_are_held_in_16_bits_take_half_the_memory(run: Any) -> None:
+    """10 bytes a parameter less: weight, gradient and two states of 2 bytes for 4; and no 16-bit copy is made."""
+    words = ["benchmark=llama", "hardware=a100", "precision=bf16", "batch=1", "benchmark.data.sequence=16"]
+    wide, narrow = run(*words, *SMALL), run(*words, "weights_precision=bf16", *SMALL)
+    sizes = [
+        each.measurements["projection"]["memory"]["static"] / each.measurements["parameters"] for each in (wide, narrow)
+    ]
+    assert sizes == [pytest.approx(16, rel=0.05), pytest.approx(8, rel=0.05)]
+
+
+def test_a_large_step_whose_shapes_hang_on_values_is_one_line(run: Any) -> None:
+    record = run("benchmark=dimenet", "benchmark.model.hidden=1200", "hardware=a100", *SMALL)
+    assert record.state == "unavailable"
+    assert "cannot be traced without values" in record.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["benchmark=pna"],
+        ["benchmark=dimenet"],  # taken on the CPU: which edges make triangles is known from values alone
+        ["benchmark=gflownet"],
+        ["benchmark=fno"],
+        ["benchmark=dlrm"],  # sparse gradients
+        pytest.param(["benchmark=vjepa"], marks=pytest.mark.slow),
+        ["benchmark=llama", "method=inference", "method.new_tokens=4"],
+        pytest.param(["benchmark=pythia", "method=rlhf", "method.new_tokens=4"], marks=pytest.mark.slow),
+    ],
+)
+def test_steps_of_every_kind_are_traced(run: Any, words: list[str]) -> None:
+    record = run(*words, "hardware=a100", *SMALL)
+    assert record.state == "done", record.message
+    found = figures(record)
+    assert found["units_per_second"] > 0
+    assert found["projected_memory_bytes"] > 4 * record.measurements["parameters"]
+    assert record.measurements["projection"]["flop_per_unit"] > 0
 
 
 def test_the_nearest_precision_is_taken_and_marked(run: Any) -> None:

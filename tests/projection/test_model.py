@@ -62,7 +62,7 @@ def test_normalising_over_a_batch_reads_its_inputs_twice() -> None:
     assert twice == 1.5
 
 
-SIZES = Sizes(units=8.0, samples=4, trainable=10**9, static=9 * 10**9, peak=13 * 10**9)
+SIZES = Sizes(units=8.0, samples=4, gradients=4 * 10**9, static=9 * 10**9, peak=13 * 10**9)
 
 
 def projected(strategy: str = "ddp", spread: float | None = None, **hardware: Any) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def test_the_largest_batch_and_the_sharding_that_fit() -> None:
 
 
 def test_what_devices_exchange_is_a_ring_s() -> None:
-    assert exchanged_bytes(10**9, 4, "ddp") == 2 * 0.75 * 4e9
-    assert exchanged_bytes(10**9, 4, "fsdp") == 3 * 0.75 * 4e9
+    assert exchanged_bytes(4 * 10**9, 4, "ddp") == 2 * 0.75 * 4e9
+    assert exchanged_bytes(4 * 10**9, 4, "fsdp") == 3 * 0.75 * 4e9
     assert exchanged_bytes(10**9, 4, "replicas") == exchanged_bytes(10**9, 1, "ddp") == 0
     with pytest.raises(Unavailable, match="strategy=tensor"):
         exchanged_bytes(1, 2, "tensor")

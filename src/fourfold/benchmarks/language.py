@@ -29,6 +29,8 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """The prompts [batch, length] and ``count`` more tokens each, with a cache: the likeliest one at a time, or
         one drawn from the scores. ``each`` is called when a token is there."""
+        if tokens.is_meta:
+            return self._shapes_of(tokens, count)
         return self.model.generate(  # type: ignore[operator]
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
@@ -39,6 +41,15 @@ class LanguageModel(nn.Module):
             stopping_criteria=None if each is None else [_Told(each)],
             **({"do_sample": True, "top_k": 0} if sample else {"do_sample": False}),
         )
+
+    def _shapes_of(self, tokens: Tensor, count: int) -> Tensor:
+        """The same work where there are no values to ask whether a text has ended: the prompt, then token by token."""
+        cache, newest = None, tokens
+        for _ in range(count):
+            found = self.model(input_ids=newest, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, newest = found.past_key_values, found.logits[:, -1].argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, newest], dim=1)
+        return tokens
 
 
 class _Told:

@@ -1,6 +1,7 @@
 """Science: Fourier neural operators, which learn the solution of a differential equation from examples."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ def relative_error(outputs: Tensor, targets: Tensor, reduction: str = "mean") ->
     return each if reduction == "none" else each.mean()
 
 
+def in_32_bits(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast turned off on the device of a tensor; there is none to turn off on the meta device."""
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
+
+
 class SpectralConvolution(nn.Module):
     """Multiplies the lowest ``modes`` frequencies of each direction by learned matrices, in 32 bits.
 
@@ -45,7 +51,7 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         modes = self.modes
-        with torch.autocast(fields.device.type, enabled=False):
+        with in_32_bits(fields):
             waves = torch.fft.rfft2(fields.float())
             low, high = torch.view_as_complex(self.weights.float())
             kept = torch.zeros_like(waves)

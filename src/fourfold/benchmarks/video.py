@@ -159,6 +159,18 @@ def vjepa(
 ) -> nn.Module:
     """V-JEPA with the encoder and predictor of transformers, which have V-JEPA 2's rotary positions."""
     from transformers import VJEPA2Config, VJEPA2Model
+    from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PredictorEmbeddings
+
+    class Places(VJEPA2PredictorEmbeddings):
+        """What the library does without reading the largest place back from the device: as all mask tokens are alike,
+        one is laid out at each hidden place."""
+
+        def forward(self, hidden_states: Tensor, context_mask: Any, target_mask: Any, mask_index: int = 1) -> Any:
+            (shown,), (hidden,) = context_mask, target_mask
+            token = self.mask_tokens[mask_index % self.num_mask_tokens]
+            context = self.predictor_embeddings(hidden_states)
+            wanted = token.expand(*hidden.shape, -1).to(context.dtype)
+            return torch.cat([context, wanted], dim=1), torch.cat([shown, hidden], dim=1)
 
     config = VJEPA2Config(
         hidden_size=hidden,
@@ -172,4 +184,6 @@ def vjepa(
         frames_per_clip=frames,
         tubelet_size=tubelet,
     )
-    return PredictorAndTarget(VJEPA2Model(config))
+    model = VJEPA2Model(config)
+    model.predictor.embeddings.__class__ = Places
+    return PredictorAndTarget(model)

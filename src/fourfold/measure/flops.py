@@ -148,7 +148,11 @@ def _bytes_moved(name: str, given: list[Tensor], made: list[Tensor]) -> int:
     if name in RENAMING:
         return 0
     read = [*made, *given[1:]] if name in PICKING else given
-    return sum(min(leaf.numel() * leaf.element_size(), leaf.untyped_storage().nbytes()) for leaf in (*read, *made))
+    return sum(
+        min(part.numel() * part.element_size(), part.untyped_storage().nbytes())
+        for leaf in (*read, *made)
+        for part in ((leaf._indices(), leaf._values()) if leaf.is_sparse else (leaf,))
+    )
 
 
 DECOMPOSED: set[Any] = set()  # operators that are known not to be made of others

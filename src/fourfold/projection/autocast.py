@@ -46,7 +46,7 @@ class MetaAutocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and args and args[0].is_meta:
             args, kwargs = tree_map(self._narrow, (args, kwargs))
             return fused_attention(*args, **kwargs)
         if self.dtype is not None and func in PRODUCTS:

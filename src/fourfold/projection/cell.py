@@ -48,7 +48,7 @@ def fill(cell: Mapping[str, Any], record: Record) -> None:
 
 def sizes_of(facts: Facts) -> Sizes:
     """The part of a trace that the model of a device reads besides its operators."""
-    return Sizes(facts.units, facts.samples, facts.trainable, facts.static, facts.peak)
+    return Sizes(facts.units, facts.samples, facts.gradients, facts.static, facts.peak)
 
 
 def facts_of(cell: Mapping[str, Any], recipe: Recipe) -> Facts:

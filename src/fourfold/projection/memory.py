@@ -10,6 +10,11 @@ from torch.utils._pytree import tree_leaves
 BLOCK = 512  # bytes; torch's allocators of devices give out multiples of it
 
 
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor itself, or the indices and values of a sparse one."""
+    return (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
+
+
 class LiveBytes(TorchDispatchMode):
     """Follows every storage made within it until it is freed. ``live`` and ``peak`` are bytes."""
 
@@ -23,7 +28,8 @@ class LiveBytes(TorchDispatchMode):
         if not func.is_view:
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor):
-                    self.add(leaf)
+                    for part in dense_parts(leaf):
+                        self.add(part)
         return out
 
     def add(self, tensor: Tensor) -> None:

@@ -33,7 +33,6 @@ INTERVAL = 1.96
 # Normalisation over a batch needs its statistics first: its inputs are read twice (forward x, x -> y; backward x and
 # dy, x and dy -> dx), where an operator's bytes count each tensor once.
 PASSES = {"_native_batch_norm_legit": 3 / 2, "native_batch_norm": 3 / 2, "native_batch_norm_backward": 5 / 3}
-GRADIENT_BYTES = 4  # weights and gradients are kept, and sent, in 32 bits
 BACKWARD = 2 / 3  # of a training step's products: the part that an exchange of gradients can hide behind
 
 
@@ -137,11 +136,11 @@ def peak(hardware: Mapping[str, Any], call: Call, precision: str) -> float:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a step holds and learns, from its trace: samples, numbers, bytes."""
+    """What a step holds and learns, from its trace; gradients, static and peak in bytes."""
 
     units: float
     samples: int
-    trainable: int
+    gradients: int
     static: int
     peak: int
 
@@ -156,7 +155,7 @@ def project(
     """
     time = table.time(Efficiency.of(calibration))
     devices = hardware["devices"] * hardware["nodes"]
-    exchanged = exchanged_bytes(sizes.trainable, devices, strategy)
+    exchanged = exchanged_bytes(sizes.gradients, devices, strategy)
     exposed = exposed_seconds(exchanged, hardware, time.total, strategy)
     seconds = time.total + exposed
     shares = {"compute": time.compute, "memory": time.memory, "launch": time.launch, "communication": exposed}
@@ -177,7 +176,7 @@ def project(
     }
 
 
-def exchanged_bytes(trainable: int, devices: int, strategy: str) -> float:
+def exchanged_bytes(gradients: int, devices: int, strategy: str) -> float:
     """What each device sends a step: a ring all-reduce of the gradients; sharded, two gathers of the weights as well.
 
     Raises Unavailable for a strategy whose exchange is not modelled.
@@ -187,7 +186,7 @@ def exchanged_bytes(trainable: int, devices: int, strategy: str) -> float:
     if strategy == "tensor":
         raise Unavailable("strategy=tensor mode=projected: what it exchanges is not modelled; fsdp and ddp are")
     passes = 3 if strategy == "fsdp" else 2
-    return passes * (devices - 1) / devices * trainable * GRADIENT_BYTES
+    return passes * (devices - 1) / devices * gradients
 
 
 def exposed_seconds(exchanged: float, hardware: Mapping[str, Any], computing: float, strategy: str) -> float:
@@ -208,7 +207,7 @@ def memory(sizes: Sizes, hardware: Mapping[str, Any], devices: int, strategy: st
     What is held between steps is weights, optimizer states and gradients; of these the gradients are given back before
     the next step, so they do not add to the activations at their peak. Activations grow with the batch.
     """
-    gradients = sizes.trainable * GRADIENT_BYTES
+    gradients = sizes.gradients
     kept = max(0, sizes.static - gradients)
     activations = max(0, sizes.peak - kept)
     if devices > 1 and strategy == "fsdp":
