@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--all", action="store_true", help="all cells on disk instead of one sweep")
     report.add_argument("--pivot", metavar="ROWS,COLUMNS", help="one figure over two axes, e.g. method,setting")
     report.add_argument("--metric", metavar="NAME", help="the figure for --pivot (default: average_accuracy)")
+    report.add_argument(
+        "--scaling", action="store_true", help="how rates grow with the devices, weak and strong (suite=scaling)"
+    )
     form = report.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a line a row")
@@ -90,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--score",
         choices=("ratio", "milabench", "milabench+1"),
         help="row by row with scores: beside --reference, or by Milabench's formula (+1: that of since November 2024)",
+    )
+    report.add_argument(
+        "--with-projected", action="store_true", help="let --score count projected rows where none was measured"
     )
     report.add_argument("--reference", metavar="CELLS", help="what --score ratio compares with, as for compare")
     _output_option(report)
@@ -202,14 +208,21 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fourfold.report import pivot, report
+    from fourfold.report import pivot, report, scaling_report
 
     if options.all and options.sweep:
         raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
+    if options.scaling and (options.score or options.pivot):
+        raise Refused(f"--scaling {'--score' if options.score else '--pivot'}: two different tables; choose one")
     if options.score is not None:
         return _score(options)
+    if options.with_projected:
+        raise Refused("--with-projected: only a --score mixes evidence; tables show it beside the hardware")
     if options.reference:
         raise Refused(f"--reference {options.reference}: --score ratio is missing")
+    if options.scaling:
+        print(scaling_report(options.output_dir, options.sweep, options.form, options.all))
+        return 0
     if options.pivot is None:
         if options.metric is not None:
             raise Refused(f"--metric {options.metric}: names the figure of --pivot ROWS,COLUMNS")
@@ -239,7 +252,10 @@ def _score(options: argparse.Namespace) -> int:
         found = found or read_sweep(options.output_dir, options.sweep)
         chosen = Selection(found.id, found.cells)
     reference = select(options.reference, options.output_dir) if options.reference else None
-    print(score_json(chosen, reference) if options.form == "json" else score_text(chosen, reference, options.score))
+    if options.form == "json":
+        print(score_json(chosen, reference, options.with_projected))
+    else:
+        print(score_text(chosen, reference, options.score, options.with_projected))
     return 0
 
 

@@ -43,7 +43,7 @@ def doctor(overrides: Sequence[str]) -> tuple[str, bool]:
     cell = plain(compose(list(overrides)))
     findings = [*devices(), *scheduler(), *storage(cell), *libraries()]
     if overrides:
-        findings.append(chosen(cell, overrides))
+        findings += chosen(cell, overrides)
     width = max(len(finding.what) for finding in findings)
     lines = [f"{'ok' if each.here else '--'}  {each.what:<{width}}  {each.text}" for each in findings]
     return "\n".join(lines), all(each.here for each in findings if each.needed)
@@ -86,36 +86,51 @@ def _driver(machine: dict) -> str:
 
 def scheduler() -> list[Finding]:
     """Slurm's partitions, and which targets of the catalogue their GRES are."""
-    if shutil.which("sinfo") is None:
-        text = "no Slurm client on the PATH: hydra/launcher=submitit_slurm cannot submit from this machine"
-        return [Finding("scheduler", False, text)]
-    command = ["sinfo", "--noheader", "--format=%P|%D|%G"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return [Finding("scheduler", False, f"sinfo fails: {reason[0] if reason else 'no message'}")]
+    said = _sinfo()
+    if isinstance(said, Finding):
+        return [said]
     return [Finding("scheduler", True, line) for line in partitions(said)] or [
         Finding("scheduler", False, "Slurm answers, but shows no partition")
     ]
 
 
+def _sinfo() -> str | Finding:
+    """partition|nodes|GRES, a line each; or why it is not told."""
+    if shutil.which("sinfo") is None:
+        text = "no Slurm client on the PATH: hydra/launcher=submitit_slurm cannot submit from this machine"
+        return Finding("scheduler", False, text)
+    command = ["sinfo", "--noheader", "--format=%P|%D|%G"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return Finding("scheduler", False, f"sinfo fails: {reason[0] if reason else 'no message'}")
+
+
+def _rows(said: str) -> list[tuple[str, str, str]]:
+    """(partition, nodes, GRES) of each line that sinfo says."""
+    lines = [line.split("|") for line in dict.fromkeys(said.split("\n")) if line.count("|") == 2]
+    return [(partition.rstrip("*"), nodes, gres) for partition, nodes, gres in lines]
+
+
 def partitions(said: str) -> list[str]:
-    """A line for each partition that sinfo tells of (partition|nodes|GRES), with the targets that ask for its GRES."""
+    """A line for each partition that sinfo tells of, with the targets that ask for its GRES."""
     targets = catalogue(config_directory() / "hardware")
     asked = {name: gres_kinds(facts["launcher"].get("gres") or "") for name, facts in targets.items()}
     lines = []
-    for line in dict.fromkeys(said.split("\n")):
-        if line.count("|") != 2:
-            continue
-        partition, nodes, gres = line.split("|")
-        kinds = set(gres_kinds(re.sub(r"\(.*?\)", "", gres)))
+    for partition, nodes, gres in _rows(said):
+        kinds = set(gres_kinds(_bare(gres)))
         known = sorted(name for name, words in asked.items() if kinds & set(words))
         meant = f": hardware={','.join(known)}" if known else ""
         if kinds and not known:
             meant = ": no target of the catalogue asks for it; conf/hardware/local/ is the place for one"
-        lines.append(f"partition {partition.rstrip('*')}, {nodes} nodes, {gres}{meant}")
+        lines.append(f"partition {partition}, {nodes} nodes, {gres}{meant}")
     return lines
+
+
+def _bare(gres: str) -> str:
+    """Without the sockets in brackets."""
+    return re.sub(r"\(.*?\)", "", gres)
 
 
 def storage(cell: dict) -> list[Finding]:
@@ -147,15 +162,57 @@ def libraries() -> list[Finding]:
     return found
 
 
-def chosen(cell: dict, overrides: Sequence[str]) -> Finding:
-    """Whether the device that a configuration asks for is here; a projection needs none."""
+def chosen(cell: dict, overrides: Sequence[str]) -> list[Finding]:
+    """Whether what a configuration asks for is here: its device, or a scheduler that would have it; its data and
+    libraries; room for its network. A projection needs no device."""
+    what, scheduled = " ".join(overrides), any("launcher=submitit_slurm" in word for word in overrides)
+    if cell["mode"] == "projected":
+        found = [Finding("chosen", True, f"{what}: projected, needs no device", needed=True)]
+    elif scheduled:
+        found = [_scheduled(cell)]
+    else:
+        found = [_device(cell, what)]
+    return [*found, _workload(cell)]
+
+
+def _device(cell: dict, what: str) -> Finding:
     from fourfold.hardware.device import acquire
 
-    what = " ".join(overrides)
-    if cell["mode"] == "projected":
-        return Finding("chosen", True, f"{what}: projected, needs no device", needed=True)
     try:
         device = acquire(cell["hardware"])
     except (Unavailable, Refused) as error:
         return Finding("chosen", False, str(error), needed=True)
     return Finding("chosen", True, f"{what}: on {device.count} x {device.name}", needed=True)
+
+
+def _scheduled(cell: dict) -> Finding:
+    """Whether a partition has the kind of device that the cell asks for. How many are free only the scheduler knows."""
+    name, gres = cell["hardware"]["name"], cell["hardware"]["launcher"]["gres"]
+    said = _sinfo()
+    if isinstance(said, Finding):
+        return Finding("chosen", False, f"hardware={name}: {said.text}", needed=True)
+    wanted = set(gres_kinds(gres or ""))
+    where = [partition for partition, _, offered in _rows(said) if wanted <= set(gres_kinds(_bare(offered)))]
+    if not where:
+        text = f"hardware={name}: no partition has gres={gres}; hardware.launcher.gres= takes a site's own word"
+        return Finding("chosen", False, text, needed=True)
+    return Finding("chosen", True, f"hardware={name}: partition {', '.join(where)}", needed=True)
+
+
+def _workload(cell: dict) -> Finding:
+    """Whether the benchmark's data and libraries are here; its network is built without memory."""
+    from dataclasses import replace
+
+    from fourfold.benchmarks import interface
+    from fourfold.projection.cell import enough_data
+    from fourfold.recipe import resolve, will_be_accelerator
+
+    name = cell["benchmark"]["name"]
+    try:
+        recipe = resolve(cell, bool(will_be_accelerator(cell)))
+        benchmark = interface.build(cell, replace(recipe, data=enough_data(recipe)))
+        if "kernel" not in benchmark.facts:
+            benchmark.network(cell["seed"], "meta")
+    except (Unavailable, Refused) as error:
+        return Finding("workload", False, str(error), needed=True)
+    return Finding("workload", True, f"benchmark {name}: its data and libraries are here", needed=True)

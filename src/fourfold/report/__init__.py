@@ -3,6 +3,7 @@
 summary(cells)          every cell of a run: state and key figures
 report(output_dir)      the comparison table of a sweep, over seeds
 pivot(output_dir, ...)  one figure as a table of two axes
+scaling_report(...)     how rates grow with the devices
 """
 
 import sys
@@ -60,3 +61,12 @@ def pivot(
     if form == "csv":
         return crosstab.pivot_csv(found, axes, metric)
     return crosstab.pivot_text(found, axes, metric, text.terminal_width(), sys.stdout.isatty())
+
+
+def scaling_report(output_dir: Path, sweep: str | None = None, form: str = "text", everything: bool = False) -> str:
+    """Weak and strong scaling of a sweep's cells, as text, json or csv. Raises Refused if they make no series."""
+    from fourfold.report import read
+    from fourfold.report.scaling import scaling_csv, scaling_json, scaling_text
+
+    found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
+    return {"text": scaling_text, "json": scaling_json, "csv": scaling_csv}[form](found)

@@ -151,7 +151,7 @@ def _states(row: Group | None) -> str:
 
 
 def _notes(one: Group | None, other: Group | None) -> tuple[str, ...]:
-    """Unlike work, units, batch or precision."""
+    """Unlike work, units, batch or precision, and what was not measured."""
     if one is None or other is None:
         return ()
     records = [next((cell.record for cell in row.cells if cell.record), None) for row in (one, other)]
@@ -161,6 +161,8 @@ def _notes(one: Group | None, other: Group | None) -> tuple[str, ...]:
     notes = []
     if one.unit != other.unit:
         notes.append(f"unlike units: {one.unit} and {other.unit}")
+    if {one.evidence, other.evidence} != {"measured"}:
+        notes.append(f"evidence: {one.evidence} and {other.evidence}")
     for key in ("batch", "batch_from", "precision", "scale", "size"):
         if a.recipe.get(key) != b.recipe.get(key):
             notes.append(f"{key} differs: {a.recipe.get(key)} and {b.recipe.get(key)}")

@@ -15,7 +15,7 @@ from fourfold.errors import Refused, nearest
 from fourfold.metrics import continual
 from fourfold.metrics.statistics import Summary, summarise
 from fourfold.report.groups import AXES, variant
-from fourfold.report.labels import hardware_label
+from fourfold.report.labels import PROJECTED, PROJECTED_MARK, hardware_label
 from fourfold.report.read import Cell, Sweep
 
 NOT_RUN = "not in this sweep"
@@ -28,6 +28,7 @@ class Entry:
 
     values: list[float] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    projected: bool = False
 
     @property
     def summary(self) -> Summary | None:
@@ -85,6 +86,7 @@ def _enter(tables: dict[str, Pivot], cell: Cell, axes: tuple[str, str], metric: 
     entry = table.entries.setdefault((row, column), Entry())
     if cell.state == errors.DONE and metric in cell.numbers:
         entry.values.append(cell.numbers[metric])
+        entry.projected |= cell.record.evidence == PROJECTED
     else:
         entry.reasons.append("not defined" if cell.state == errors.DONE else f"{cell.state}: {_first(cell.message)}")
 
@@ -151,6 +153,8 @@ def pivot_text(sweep: Sweep, axes: tuple[str, str], metric: str, width: int, col
             console.print("±: half of the 95 % interval over seeds; in brackets how many, where not all have as many")
         if any(row.endswith(ORACLE_MARK) for row in table.rows):
             console.print(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
+        if any(entry.projected for entry in table.entries.values()):
+            console.print(f"{PROJECTED_MARK} projected, not measured")
         for reason, mark in notes.items():
             console.print(f"n/a {mark}: {reason}")
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
@@ -178,6 +182,7 @@ def _shown(entry: Entry | None, most: int, notes: dict[str, int]) -> str:
         return "n/a " + str(notes.setdefault(reason, len(notes) + 1))
     mean = f"{found.mean:.3f}" if 0.001 <= abs(found.mean) < 10 else f"{found.mean:.4g}"
     interval = "" if found.half_width is None else f" ±{found.half_width:.2g}"
+    mean = PROJECTED_MARK + mean if entry.projected else mean
     return mean + interval + (f" ({found.count})" if found.count < most else "")
 
 

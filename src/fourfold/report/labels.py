@@ -1,6 +1,11 @@
 """How a record is named wherever a person reads it."""
 
+from collections.abc import Mapping
+
 from fourfold.record import Record
+
+PROJECTED = "projected"
+PROJECTED_MARK, BOUND_MARK = "~", "≤"
 
 # What every cell has; a rule is worth a word only where it is not one of these.
 USUAL_RULES = (None, "none", "backprop")
@@ -49,3 +54,24 @@ def seconds_text(value: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def projected_mark(upper_bound: float | None) -> str:
+    """What stands before a projected number: about that, or at most that where nothing was fitted."""
+    return BOUND_MARK if upper_bound else PROJECTED_MARK
+
+
+def projected_text(record: Record, numbers: Mapping[str, float]) -> str | None:
+    """A projected cell in a line of Markdown, marked and in italics; None for others, and without a rate."""
+    rate = numbers.get("units_per_second")
+    if record.evidence != PROJECTED or rate is None:
+        return None
+    low, high = numbers.get("units_per_second_low"), numbers.get("units_per_second_high")
+    interval = "" if low is None or high is None else f" ({rate_text(low)} to {rate_text(high)})"
+    unit = record.measurements.get("unit", "units")
+    text = (
+        f"*{projected_mark(numbers.get('upper_bound'))}{rate_text(rate)} {unit}/s{interval}, projected, not measured*"
+    )
+    needed = numbers.get("projected_memory_bytes")
+    fits = "" if numbers.get("fits", 1) else ": does not fit"
+    return text + ("" if needed is None else f"; *{PROJECTED_MARK}{bytes_text(needed)} of memory{fits}*")

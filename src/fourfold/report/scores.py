@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fourfold import errors
+from fourfold.errors import Refused
 from fourfold.metrics.comparison import Estimate, estimate
 from fourfold.metrics.score import MISSING, MilabenchRow, Row, Score, by_domain, milabench_row, milabench_total, score
 from fourfold.record import Record
 from fourfold.report.compare import rate_estimate
 from fourfold.report.groups import Group, group
-from fourfold.report.labels import bytes_text, rate_text
+from fourfold.report.labels import PROJECTED, PROJECTED_MARK, bytes_text, projected_mark, rate_text
 from fourfold.report.read import Cell
 from fourfold.report.select import Selection
 
+Rows = dict[str, tuple[float, list[Cell]]]  # name of the row -> (weight, its cells)
 KINDS = ("ratio", "milabench", "milabench+1")
 
 
@@ -27,32 +29,47 @@ class Line:
     milabench: MilabenchRow | None
 
     @property
+    def projected(self) -> bool:
+        """Whether its rate was computed, not measured."""
+        return self.group is not None and self.group.evidence == PROJECTED
+
+    @property
+    def mark(self) -> str:
+        """What stands before its rate."""
+        bound = self.figures.get("upper_bound")
+        return projected_mark(bound.mean if bound else None) if self.projected else ""
+
+    @property
     def figures(self) -> Mapping[str, Any]:
         return self.group.figures if self.group else {}
 
 
-def lines(selection: Selection, reference: Selection | None = None) -> list[Line]:
+def lines(selection: Selection, reference: Selection | None = None, projected: bool = False) -> list[Line]:
     """A line for each row: of a suite under the row's name, else under the benchmark's and what was asked besides.
 
-    A row that only the reference has is missing.
+    A row that only the reference has is missing. ``projected``: rows that were not measured count by their projections.
+    Raises Refused where these would be compared with measured ones without being asked for.
     """
-    known = {name: rate_estimate_of(cells) for name, (_, cells) in _rows(reference).items()} if reference else {}
+    own, theirs = _rows(selection, projected), _rows(reference, projected) if reference else {}
+    if reference and not projected:
+        _check_evidence(selection, reference, own, theirs)
+    known = {name: rate_estimate_of(cells) for name, (_, cells) in theirs.items()}
     found = []
-    for name, (weight, cells) in _rows(selection).items():
+    for name, (weight, cells) in own.items():
         groups = group(cells)
         state = _state(cells)
         rate = rate_estimate_of(cells) if state == errors.DONE else None
         row = Row(name, state, weight, _domain(cells), rate, known.get(name))
         found.append(Line(row, groups[0] if groups else None, _milabench(cells)))
     names = {line.row.name for line in found}
-    weights = {name: weight for name, (weight, _) in _rows(reference).items()} if reference else {}
+    weights = {name: weight for name, (weight, _) in theirs.items()}
     missing = [name for name, rate in known.items() if rate and name not in names]
     return found + [Line(Row(name, MISSING, weights[name], reference=known[name]), None, None) for name in missing]
 
 
-def score_text(selection: Selection, reference: Selection | None, kind: str) -> str:
+def score_text(selection: Selection, reference: Selection | None, kind: str, projected: bool = False) -> str:
     """The table and the scores below it. ``kind`` is one of KINDS; "ratio" needs a reference."""
-    found = lines(selection, reference)
+    found = lines(selection, reference, projected)
     table = [_milabench_head() if kind != "ratio" else _our_head(reference)]
     table += [(_milabench_line(line) if kind != "ratio" else _our_line(line)) for line in found]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
@@ -68,13 +85,18 @@ def score_text(selection: Selection, reference: Selection | None, kind: str) -> 
     )
 
 
-def score_json(selection: Selection, reference: Selection | None) -> str:
+def score_json(selection: Selection, reference: Selection | None, projected: bool = False) -> str:
     """Rows and all scores, for programs."""
-    found = lines(selection, reference)
+    found = lines(selection, reference, projected)
     rows = [line.row for line in found]
     content = {
         "rows": [
-            {**asdict(line.row), "ratio": line.row.ratio, "milabench": line.milabench and asdict(line.milabench)}
+            {
+                **asdict(line.row),
+                "projected": line.projected,
+                "ratio": line.row.ratio,
+                "milabench": line.milabench and asdict(line.milabench),
+            }
             for line in found
         ],
         "score": asdict(score(rows)),
@@ -110,14 +132,36 @@ def rate_estimate_of(cells: list[Cell]) -> Estimate | None:
 
 def of_one_evidence(cells: Sequence[Cell]) -> list[Cell]:
     """All cells but the projected ones, which no score mixes with others; those alone, if there are no others."""
-    others = [cell for cell in cells if not (cell.record and cell.record.evidence == "projected")]
+    others = [cell for cell in cells if not _is_projected(cell)]
     return others if any(cell.record for cell in others) else list(cells)
 
 
-def _rows(selection: Selection) -> dict[str, tuple[float, list[Cell]]]:
-    """{name of the row: (weight, its cells)}."""
-    found: dict[str, tuple[float, list[Cell]]] = {}
-    for cell in of_one_evidence(selection.cells):
+def _is_projected(cell: Cell) -> bool:
+    return cell.record is not None and cell.record.evidence == PROJECTED
+
+
+def _check_evidence(selection: Selection, reference: Selection, own: Rows, theirs: Rows) -> None:
+    computed = [any(_is_projected(cell) for _, cells in rows.values() for cell in cells) for rows in (own, theirs)]
+    if own and theirs and computed[0] != computed[1]:
+        which, other = (selection, reference) if computed[0] else (reference, selection)
+        raise Refused(
+            f"--score ratio: {which.name} is projected and {other.name} measured; --with-projected compares them"
+        )
+
+
+def _rows(selection: Selection, projected: bool) -> Rows:
+    """The rows of one evidence; with projected ones, those for what was not measured."""
+    if not projected:
+        return _named(of_one_evidence(selection.cells))
+    return {
+        name: (weight, of_one_evidence(cells) if _state(of_one_evidence(cells)) == errors.DONE else cells)
+        for name, (weight, cells) in _named(selection.cells).items()
+    }
+
+
+def _named(cells: Iterable[Cell]) -> Rows:
+    found: Rows = {}
+    for cell in cells:
         if cell.rows:  # a cell that several rows asked for counts for each of them
             for row, asked in cell.rows:
                 found.setdefault(row, (asked, []))[1].append(cell)
@@ -194,16 +238,16 @@ def _our_line(line: Line) -> list[str]:
     rate, figures = line.row.rate, line.figures
     record = next((cell.record for cell in line.group.cells if cell.record), None) if line.group else None
     recipe = record.recipe if record else {}
-    half = _half_width(rate)
+    half, mark = _half_width(rate), line.mark
     memory = figures.get("allocated_peak_bytes") or figures.get("host_peak_bytes")
     tuned = "" if recipe.get("batch_from") in (None, "default") else f" ({recipe['batch_from']})"
     return [
         line.row.name,
         line.row.state,
-        "" if rate is None else rate_text(rate.mean),
+        "" if rate is None else mark + rate_text(rate.mean),
         "" if half is None else f"{100 * half:.2g}%",
         (line.group.unit or "") if line.group else "",
-        "" if line.row.ratio is None else f"{line.row.ratio:.3f}",
+        "" if line.row.ratio is None else f"{mark}{line.row.ratio:.3f}",
         f"{recipe['batch']}{tuned}" if recipe.get("batch") else "",
         str(recipe.get("precision") or ""),
         f"{100 * figures['mfu'].mean:.1f}%" if "mfu" in figures else "",
@@ -246,7 +290,7 @@ def _milabench_totals(found: list[Line], kind: str) -> list[str]:
 
 
 def _mixed(found: list[Line]) -> list[str]:
-    """A table that mixes default and other batch sizes says so."""
+    """A table that mixes default and other batch sizes says so, and one that holds what was not measured."""
     from_ = {
         cell.record.recipe.get("batch_from", "default")
         for line in found
@@ -254,7 +298,11 @@ def _mixed(found: list[Line]) -> list[str]:
         for cell in line.group.cells
         if cell.record and cell.record.recipe.get("batch")
     }
-    return [f"batch sizes of more than one kind: {', '.join(sorted(map(str, from_)))}"] if len(from_) > 1 else []
+    said = [f"batch sizes of more than one kind: {', '.join(sorted(map(str, from_)))}"] if len(from_) > 1 else []
+    computed = [line for line in found if line.projected]
+    if computed:
+        said.append(f"{PROJECTED_MARK} {len(computed)} of {len(found)} rows are projected, not measured")
+    return said
 
 
 def _devices(record: Record | None) -> str:

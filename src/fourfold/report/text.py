@@ -16,12 +16,20 @@ from rich.text import Text
 from fourfold import errors
 from fourfold.metrics.statistics import Summary
 from fourfold.report.groups import AXES, Group, group, problems, rate_of
-from fourfold.report.labels import USUAL_RULES, bytes_text, rate_text, seconds_text
+from fourfold.report.labels import (
+    BOUND_MARK,
+    PROJECTED,
+    PROJECTED_MARK,
+    USUAL_RULES,
+    bytes_text,
+    projected_mark,
+    rate_text,
+    seconds_text,
+)
 from fourfold.report.read import Cell, Sweep
 
 WIDTH = 100
-ORACLE_MARK, UNSTEADY_MARK, PROJECTED_MARK, BOUND_MARK = "†", "≈", "~", "≤"
-PROJECTED = "projected"
+ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
 MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
@@ -118,8 +126,8 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
         Column("forgetting max", [_value(row, "forgetting_max") for row in rows]),
         Column("last loss", [_value(row, "last_loss") for row in rows]),
-        Column("time", [_single(row, "total_seconds", seconds_text) for row in rows]),
-        Column("peak memory", [_single(row, _memory_figure(row), bytes_text) for row in rows]),
+        Column("time", [_seconds(row) for row in rows]),
+        Column("peak memory", [_memory(row) for row in rows]),
         Column("fits", [_fits(row) for row in rows], right=False),
         Column("bound by", [_bound_by(row) for row in rows], right=False),
         Column("energy a unit", [_single(row, "joules_per_unit_at_most", _joules) for row in rows]),
@@ -169,7 +177,7 @@ def _mark(row: Group) -> str:
     """What a rate is less than a measured, steady one."""
     if row.evidence == PROJECTED:
         bound = row.figures.get("upper_bound")
-        return BOUND_MARK if bound is not None and bound.mean else PROJECTED_MARK
+        return projected_mark(bound.mean if bound else None)
     return "" if _is_steady(row) else UNSTEADY_MARK
 
 
@@ -224,10 +232,17 @@ def _joules(value: float) -> str:
     return f"{BOUND_MARK}{value:.3g} J"
 
 
-def _memory_figure(row: Group) -> str:
+def _seconds(row: Group) -> str:
+    """How long the cells took; of projected ones that is no fact of the device."""
+    return "" if row.evidence == PROJECTED else _single(row, "total_seconds", seconds_text)
+
+
+def _memory(row: Group) -> str:
     if row.evidence == PROJECTED:
-        return "projected_memory_bytes"
-    return "allocated_peak_bytes" if "allocated_peak_bytes" in row.figures else "host_peak_bytes"
+        needed = _single(row, "projected_memory_bytes", bytes_text)
+        return needed and PROJECTED_MARK + needed
+    name = "allocated_peak_bytes" if "allocated_peak_bytes" in row.figures else "host_peak_bytes"
+    return _single(row, name, bytes_text)
 
 
 # -------------------------------------------------------------------------------------------- table

@@ -14,7 +14,7 @@ from fourfold import errors
 from fourfold.metrics import Series, alignment, figures
 from fourfold.metrics.continual import accuracy_matrix
 from fourfold.record import DIAGNOSED_STEP, Record
-from fourfold.report.labels import hardware_label, run_name
+from fourfold.report.labels import hardware_label, projected_text, run_name
 
 # MLflow's limits; longer values would be cut silently, or refused.
 PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH = 6000, 5000, 250
@@ -71,15 +71,17 @@ class Run:
 def cell_run(record: Record, series: Series, sweep: str | None) -> Run:
     """The run of one cell: axes, state and provenance as tags, configuration as params, figures and curves."""
     ended = record.ended if record.ended is not None else record.started
+    numbers = figures(record, series)
+    note = {"mlflow.note.content": record.message or projected_text(record, numbers)}
     return Run(
         name=run_name(record),
-        tags=_texts(cell_tags(record, sweep), TAG_LENGTH),
+        tags=_texts({**cell_tags(record, sweep), **note}, TAG_LENGTH),
         started=record.started,
         ended=ended,
         status=STATUS.get(record.state, "FAILED"),
         params=_texts(parameters(record), PARAM_LENGTH),
         points=[
-            *(Point(key, value, ended) for key, value in figures(record, series).items()),
+            *(Point(key, value, ended) for key, value in numbers.items()),
             *curves(record, series),
             *system_points(record, series),
             *evaluation_points(record, ended),
@@ -144,7 +146,6 @@ def cell_tags(record: Record, sweep: str | None) -> dict[str, Any]:
         "mlflow.user": _user(),
         "mlflow.source.name": "run.py",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": record.message,
     }
 
 

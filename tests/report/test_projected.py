@@ -1,0 +1,112 @@
+"""What was computed is marked wherever it is shown, and enters a score only where that was asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fourfold.__main__ import main
+from fourfold.tracking.runs import cell_run
+from records import make_record, write_cell
+
+
+def cell(output: Path, benchmark: str, hardware: str, rate: float, measured: bool, bound: bool = False) -> None:
+    if measured:
+        record = make_record(benchmark, hardware)
+        from records import make_series
+
+        write_cell(output, record, make_series(400, seconds=32 / rate))
+        return
+    record = projected_record(benchmark, hardware, rate, bound)
+    write_cell(output, record, {})
+
+
+def projected_record(benchmark: str, hardware: str, rate: float, bound: bool = False):  # type: ignore[no-untyped-def]
+    record = make_record(benchmark, hardware, evidence="projected")
+    record.cell += "-projected"
+    spread = {"low": None, "high": None} if bound else {"low": rate / 2, "high": rate * 2}
+    record.measurements = {
+        "unit": "images",
+        "projection": {
+            "units_per_second": rate, **spread, "upper_bound": bound, "joules_per_unit": 0.5,
+            "bound": {"compute": 0.7, "memory": 0.3}, "bound_by": "compute",
+            "memory": {"needed": 3 * 2**30, "available": 80e9, "fits": True, "largest_batch": 900},
+        },
+    }  # fmt: skip
+    return record
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """The reference (a100) is measured; of the other machine one row is measured, one projected."""
+    for benchmark in ("bert", "resnet"):
+        cell(tmp_path, benchmark, "a100", 1000.0, measured=True)
+    cell(tmp_path, "bert", "h100", 2000.0, measured=True)
+    cell(tmp_path, "resnet", "h100", 4000.0, measured=False)
+    return tmp_path
+
+
+def score(output: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    words = ["report", "hardware=h100", "--score", "ratio", "--reference", "hardware=a100", "--output-dir", str(output)]
+    assert main([*words, *more]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_score_counts_projected_rows_only_where_asked(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(score(mixed, capsys, "--json"))
+    assert found["score"]["value"] == pytest.approx(2.0, rel=0.01)
+    assert {row["name"]: row["state"] for row in found["rows"]} == {"bert": "done", "resnet": "missing"}
+    found = json.loads(score(mixed, capsys, "--json", "--with-projected"))
+    assert found["score"]["value"] == pytest.approx(8**0.5, rel=0.01)
+    assert {row["name"]: row["projected"] for row in found["rows"]} == {"bert": False, "resnet": True}
+    text = score(mixed, capsys, "--with-projected")
+    assert "~4,000" in text
+    assert "~ 1 of 2 rows are projected, not measured" in text
+
+
+def test_a_row_that_was_measured_counts_as_measured(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell(mixed, "bert", "h100", 9000.0, measured=False)
+    found = json.loads(score(mixed, capsys, "--json", "--with-projected"))
+    assert found["score"]["value"] == pytest.approx(8**0.5, rel=0.01)
+
+
+def test_all_projected_beside_all_measured_is_refused_unless_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell(tmp_path, "bert", "a100", 1000.0, measured=True)
+    cell(tmp_path, "bert", "h100", 2000.0, measured=False)
+    words = ["report", "hardware=h100", "--score", "ratio", "--reference", "hardware=a100"]
+    assert main([*words, "--output-dir", str(tmp_path)]) == 2
+    assert "--with-projected compares them" in capsys.readouterr().err
+    assert "score: " in score(tmp_path, capsys, "--with-projected")
+    assert main(["report", "--all", "--with-projected", "--output-dir", str(tmp_path)]) == 2
+
+
+def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell(tmp_path, "bert", "a100", 1000.0, measured=False)
+    cell(tmp_path, "resnet", "h100", 2000.0, measured=False, bound=True)
+    assert main(["report", "--all", "--output-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB", "not measured on that device"):
+        assert expected in text
+    assert max(map(len, text.splitlines())) <= 100
+    words = ["--pivot", "benchmark,hardware", "--metric", "units_per_second"]
+    assert main(["report", "--all", *words, "--output-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "~1000" in text
+    assert "~ projected, not measured" in text
+
+
+def test_mlflow_has_the_marks_in_its_tags() -> None:
+    fitted = cell_run(projected_record("bert", "h100", 2000.0), {}, None)
+    assert fitted.tags["evidence"] == "projected"
+    assert fitted.tags["hardware"] == "h100 (projected)"
+    assert fitted.tags["mlflow.note.content"] == (
+        "*~2,000 images/s (1,000 to 4,000), projected, not measured*; *~3 GiB of memory*"
+    )
+    assert (
+        "≤2,000" in cell_run(projected_record("bert", "h100", 2000.0, bound=True), {}, None).tags["mlflow.note.content"]
+    )
+    assert not cell_run(make_record(), {}, None).tags.get("mlflow.note.content")
