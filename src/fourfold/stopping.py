@@ -15,6 +15,7 @@ from fourfold.errors import INTERRUPTED, Failed, FourfoldError
 
 GRACE = 20.0  # seconds in which a cell must come to a place where it can write its checkpoint
 STOPPED, PREEMPTED, TIMEOUT = "interrupted", "preempted", "timeout"
+DEFERRED = (signal.SIGUSR2, signal.SIGTERM)  # Slurm's: blocked in its jobs while nobody is there to hear them
 
 
 class Stopped(FourfoldError):
@@ -39,10 +40,12 @@ class Request:
 
     def ask(self, reason: str) -> None:
         """Called by a signal. Raises what ``error`` gives where the request cannot wait."""
-        if self.reason is not None or not self.patient:
+        if self.reason == reason == PREEMPTED:  # Slurm gives notice as often as it likes; only a person loses patience
+            return
+        again, self.reason, self.hurry = self.reason, self.reason or reason, True
+        if again is not None or not self.patient:
             self.settle()
-            raise self.error(self.reason or reason)
-        self.reason, self.hurry = reason, True
+            raise self.error(self.reason)
         self._insists = threading.Timer(GRACE, os.kill, (os.getpid(), signal.SIGINT))
         self._insists.daemon = True
         self._insists.start()
@@ -70,7 +73,8 @@ def listening(seconds: float) -> Iterator[None]:
     """Within, signals and the end of ``seconds`` make requests; in a thread other than the main one nothing is heard.
 
     Ctrl-C, SIGTERM and SIGHUP: stop. SIGUSR2: Slurm's notice that the time limit or a preemption is near. In a Slurm
-    job SIGTERM comes shortly before the end, whatever the cell does: it is time for a checkpoint and no more.
+    job SIGTERM comes shortly before the end, whatever the cell does: it is time for a checkpoint and no more. Signals
+    that were blocked until now (``DEFERRED``, from a job's first moment) are let through, with those that have come.
     """
     global request
     request = Request(seconds)
@@ -86,10 +90,13 @@ def listening(seconds: float) -> Iterator[None]:
     }
     heard = {number: handler for number, handler in asked.items() if signal.getsignal(number) is not signal.SIG_IGN}
     previous = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.setitimer(signal.ITIMER_REAL, 0)
         request.settle()
         for number, handler in previous.items():

@@ -5,12 +5,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+# Beside the script's own partition "preemptible": one that cancels what it preempts, without notice.
+SCAVENGE = "PartitionName=scavenge Nodes=ALL PriorityTier=1 PreemptMode=CANCEL GraceTime=0"
 
 
 def free_port_range(size: int = 40) -> int:
@@ -32,6 +36,7 @@ def slurm() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="fourfold-slurm-", dir="/tmp"))  # sockets need a short path
     folder.rmdir()
     command = [str(HERE / "start-test-cluster"), "--dir", str(folder), "--base-port", str(free_port_range())]
+    command += ["--conf", SCAVENGE]
     started = subprocess.run(command, capture_output=True, text=True, check=False)
     if started.returncode != 0:
         reason = (started.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -43,3 +48,22 @@ def slurm() -> Iterator[Path]:
     finally:
         os.environ.pop("SLURM_CONF", None)
         subprocess.run([str(HERE / "stop-test-cluster"), "--dir", str(folder), "--purge", "--quiet"], check=False)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """The record of a cell that nothing happens to, from the words of a shell; run here, once."""
+    import torch
+
+    from fourfold.composition import cell_name, compose, plain
+    from fourfold.experiment import run_cell
+
+    torch.set_num_threads(1)
+
+    @cache
+    def run_one(*words: str) -> Any:
+        output = tmp_path_factory.mktemp("undisturbed")
+        cell = plain(compose([*words, f"output_dir={output}", "progress=off"]))
+        return run_cell(cell, output / cell_name(cell), list(words))
+
+    return run_one

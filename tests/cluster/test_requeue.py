@@ -27,13 +27,15 @@ def the_only(output: Path) -> record.Record:
     return found
 
 
-def same_as_undisturbed(found: record.Record, run: Callable[..., Any]) -> bool:
+def same_as_undisturbed(found: record.Record, undisturbed: Callable[..., Any], *steps: str) -> bool:
     """Whether the cell has the accuracies of one that ran through, on the same device."""
-    alone = run(*WORDS, *STEPS, *SMALL, "hardware=a100")
+    alone = undisturbed(*WORDS, *(steps or STEPS), *SMALL, "hardware=a100")
     return bool(alone.evaluations == found.evaluations)
 
 
-def test_a_preempted_cell_is_queued_again_and_goes_on(slurm: Path, output: Path, run: Callable[..., Any]) -> None:
+def test_a_preempted_cell_is_queued_again_and_goes_on(
+    slurm: Path, output: Path, undisturbed: Callable[..., Any]
+) -> None:
     """Slurm's notice (USR2), by hand."""
     words = [*WORDS, *STEPS, *SMALL, "hardware=a100", "hardware.launcher.partition=preemptible"]
     process = launch(output, words)
@@ -48,10 +50,10 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(slurm: Path, output: Path,
     assert (found.state, found.axes["hardware"]) == ("done", "a100")
     assert len(found.resumed) >= 1
     assert found.resumed[0]["steps"] > 0
-    assert same_as_undisturbed(found, run)
+    assert same_as_undisturbed(found, undisturbed)
 
 
-def test_a_cell_whose_node_fails_goes_on_elsewhere(slurm: Path, output: Path, run: Callable[..., Any]) -> None:
+def test_a_cell_whose_node_fails_goes_on_elsewhere(slurm: Path, output: Path, undisturbed: Callable[..., Any]) -> None:
     process = launch(output, [*WORDS, *STEPS, *SMALL, "hardware=a100"])
     wait_for(started(output))
     node = sacct("NodeList")[slurm_id(output)]
@@ -60,7 +62,7 @@ def test_a_cell_whose_node_fails_goes_on_elsewhere(slurm: Path, output: Path, ru
     found = the_only(output)
     assert found.state == "done"
     assert len(found.resumed) == 1
-    assert same_as_undisturbed(found, run)
+    assert same_as_undisturbed(found, undisturbed)
 
 
 def test_a_cell_is_queued_again_so_often_and_no_more(slurm: Path, output: Path) -> None:

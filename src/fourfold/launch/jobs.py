@@ -1,6 +1,7 @@
 """One job: what is pickled for it, what it asks for, and who is told when it has ended."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fourfold.errors import DONE, Failed
 from fourfold.launch.ending import Elsewhere, Ending
+from fourfold.stopping import DEFERRED
 
 
 @dataclass
@@ -29,7 +31,8 @@ class FrozenJob:
 
     def __call__(self) -> JobReturn | Elsewhere:
         """Runs the task, unless its cell (in ``folder``, its record with the signature ``before``) is run elsewhere."""
-        if self.folder is None:
+        if self.folder is None:  # another program's task: submitit answers Slurm's notice
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
             return self._run()
         from fourfold.launch import leases
 

@@ -1,13 +1,16 @@
 """What a cell does when Slurm takes its node back: it is queued again, and goes on from the checkpoint that it wrote.
 
-Of the three who could do that, only this one does: submitit's own handler is replaced while a cell runs
-(``stopping.listening``), and Lightning's belongs to its Trainer, which is not used. Where Slurm itself queues the job
-again (a node that failed, a preemption without notice), nothing has to be done here: the same job starts once more.
+Of the three who could do that, only this one does: Slurm's notice is blocked from a job's first moment (``DEAF``) until
+the cell itself listens (``stopping.listening``), so that neither Python nor submitit's handler acts on it; Lightning's
+belongs to its Trainer, which is not used. Where Slurm itself queues the job again (a node that failed, a preemption
+whose grace was too short), nothing has to be done here: the same job starts once more.
 """
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
 
 KILL_GRACE = 120.0  # seconds in which Slurm ends a job that it has queued again
 OUT_OF_TIME = 90.0  # seconds before a job's end from which its notice is one of the time limit
+TRIES, PAUSE = 3, 2.0  # of asking a controller that does not answer; seconds between two
+# An interpreter that starts another one, to which Slurm's notice is not deadly before it knows what to do about it.
+DEAF = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {%d}); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def deaf_python() -> str:
+    """The words of a shell that start this interpreter with SIGUSR2 blocked."""
+    return shlex.join([sys.executable, "-ISc", DEAF % signal.SIGUSR2, sys.executable])
 
 
 def requeue_if_preempted(found: "Record", folder: Path, limit: int) -> None:
@@ -29,49 +40,63 @@ def requeue_if_preempted(found: "Record", folder: Path, limit: int) -> None:
 
     ``limit`` is how often that may happen. After that the record stays: interrupted, or failed if its time was up.
     """
-    if found.reason != PREEMPTED or "SLURM_JOB_ID" not in os.environ:
+    if found.reason != PREEMPTED or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return
     times = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     first = number_of_rank() == 0
     if times >= limit:
         if first:
-            _give_up(found, folder, limit)
+            give_up(found, folder, limit)
         return
     if first:
         found.message = f"{found.message}; queued again ({times + 1} of {limit})"
-        _write(found, folder)
-        refused = _requeue()
+        write(found, folder)
+        refused = queue_again()
         if refused is not None:
             found.message = f"{found.message}, which Slurm did not take ({refused})"
-            _write(found, folder)
+            write(found, folder)
             return
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a second notice would be submitit's to act on
     time.sleep(KILL_GRACE)
     raise SystemExit(1)
 
 
-def _give_up(found: "Record", folder: Path, limit: int) -> None:
+def give_up(found: "Record", folder: Path, limit: int) -> None:
     """Says what became of a cell that may not be queued again."""
     found.message = f"{found.message}; not queued again, after max_requeue={limit} times"
     end = float(os.environ.get("SLURM_JOB_END_TIME") or 0)
     if end and end - time.time() < OUT_OF_TIME:
         found.state, found.reason = FAILED, TIMEOUT
-    _write(found, folder)
+    write(found, folder)
 
 
-def _requeue() -> str | None:
-    """Asks Slurm to queue this job again; returns why it did not."""
+def queue_again() -> str | None:
+    """Asks Slurm to queue this job again; returns why it did not. None, too, where Slurm was quicker."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    why = ""
+    for number in range(TRIES):
+        if number:
+            time.sleep(PAUSE)
+        status, why = _ask("scontrol", "requeue", job)
+        if status == 0:
+            return None
+        status, state = _ask("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+        if status == 0 and state not in ("RUNNING", ""):  # COMPLETING: its grace is over, and Slurm is at it
+            return None
+    return why
+
+
+def _ask(*command: str) -> tuple[int, str]:
+    """(exit status, what was said in one line)."""
     try:
-        answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{type(error).__name__}"
-    return None if answer.returncode == 0 else " ".join(answer.stderr.split())
+        return 1, type(error).__name__
+    return answer.returncode, " ".join((answer.stdout or answer.stderr).split())
 
 
-def _write(found: "Record", folder: Path) -> None:
+def write(found: "Record", folder: Path) -> None:
     try:
         found.write(folder)
     except OSError as error:

@@ -29,6 +29,7 @@ from fourfold.launch.ending import (
 from fourfold.launch.jobs import Job
 from fourfold.launch.local import outcome
 from fourfold.launch.partitions import offered
+from fourfold.launch.requeue import deaf_python
 from fourfold.launch.stop import Stop
 
 ARRAY_LIMIT = 1000  # Slurm's default MaxArraySize is 1001, and submitit does not look
@@ -72,6 +73,7 @@ class _Submitted:
     job: Job
     handle: "submitit.Job[Any]"
     state: str = "PENDING"
+    requeued: int = 0  # how often it was queued again from here
     gone_since: float | None = None  # when it was first seen to have ended without a result
 
 
@@ -87,7 +89,7 @@ def run_slurm(jobs: Sequence[Job], site: dict[str, Any], stop: Stop) -> None:
         )
     submitted: list[_Submitted] = []
     try:
-        for group in grouped(jobs, lambda job: slurm_parameters(job.request, site, job.timeout)):
+        for group in grouped(jobs, lambda job: parameters_of(job, site)):
             if not stop:
                 submitted += _submit(group, site)
         _watch(submitted, stop)
@@ -106,11 +108,18 @@ def grouped(jobs: Iterable[Job], key: Callable[[Job], Any]) -> list[list[Job]]:
     return [group[at : at + ARRAY_LIMIT] for group in groups.values() for at in range(0, len(group), ARRAY_LIMIT)]
 
 
-def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+def parameters_of(job: Job, site: dict[str, Any]) -> dict[str, Any]:
+    return slurm_parameters(job.request, site, job.timeout, requeue=job.requeues > 0)
+
+
+def slurm_parameters(
+    request: dict[str, Any], site: dict[str, Any], timeout: float | None = None, requeue: bool = True
+) -> dict[str, Any]:
     """submitit's parameters for a cell's request; where it names none, the site's partition, account, qos, constraint.
 
     ``timeout`` (seconds) shortens the request's time limit, never lengthens it: the cell ends itself at its
-    timeout, so Slurm's limit, and the signal that comes before it, lie beyond that.
+    timeout, so Slurm's limit, and the signal that comes before it, lie beyond that. ``requeue``: whether Slurm may
+    queue the job again, whatever the site's default is.
     """
     minutes = request.get("timeout_min", 60)
     delay = site.get("signal_delay_s", 60)
@@ -133,7 +142,10 @@ def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: flo
         "slurm_setup": [*(site.get("setup") or []), *(request.get("setup") or [])] or None,
         "slurm_array_parallelism": site.get("array_parallelism", 256),
         "slurm_signal_delay_s": delay,
-        "slurm_additional_parameters": site.get("additional_parameters") or None,
+        "slurm_additional_parameters": {
+            "requeue" if requeue else "no-requeue": True,
+            **(site.get("additional_parameters") or {}),
+        },
         "slurm_srun_args": srun or None,
     }
     for name in ("partition", "account", "qos", "constraint"):
@@ -142,13 +154,8 @@ def slurm_parameters(request: dict[str, Any], site: dict[str, Any], timeout: flo
 
 
 def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
-    request = slurm_parameters(group[0].request, site, group[0].timeout)
-    executor = submitit.AutoExecutor(
-        # Until the cell runs, and answers Slurm's notice itself, submitit does: it queues the job again as often.
-        site["submitit_folder"],
-        cluster="slurm",
-        slurm_max_num_timeout=max(job.requeues for job in group),
-    )
+    request = parameters_of(group[0], site)
+    executor = submitit.AutoExecutor(site["submitit_folder"], cluster="slurm", slurm_python=deaf_python())
     executor.update_parameters(**request)
     try:
         with _outside_of_a_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
@@ -254,6 +261,8 @@ def _look(waiting: Sequence[_Submitted], begun: float) -> None:
             if now - begun < UNSEEN_GRACE:
                 continue
             state = accounted_state(one.handle.job_id) or "VANISHED"
+        if state == "PREEMPTED" and one.requeued < one.job.requeues and requeue(one.handle.job_id):
+            one.requeued, state = one.requeued + 1, "PENDING"  # a partition that cancels what it preempts
         one.state = state
         ended = state.split(" ")[0] not in ALIVE
         one.gone_since = (one.gone_since or now) if ended else None
@@ -283,6 +292,15 @@ def accounted_state(identity: str) -> str | None:
         return None
     lines = answer.stdout.split("\n") if answer.returncode == 0 else [""]
     return lines[0].strip() or None
+
+
+def requeue(identity: str) -> bool:
+    """Whether Slurm queues this job, which has ended, again."""
+    try:
+        command = ["scontrol", "requeue", identity]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _cancel(submitted: Sequence[_Submitted]) -> None:
