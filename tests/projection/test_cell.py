@@ -111,6 +111,7 @@ def test_a_large_step_whose_shapes_hang_on_values_is_one_line(run: Any) -> None:
         ["benchmark=fno"],
         ["benchmark=dlrm"],  # sparse gradients
         pytest.param(["benchmark=vjepa"], marks=pytest.mark.slow),
+        pytest.param(["benchmark=llava"], marks=pytest.mark.slow),  # the library counts the places of pictures
         ["benchmark=llama", "method=inference", "method.new_tokens=4"],
         pytest.param(["benchmark=pythia", "method=rlhf", "method.new_tokens=4"], marks=pytest.mark.slow),
     ],

@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from fourfold.benchmarks import interface as benchmarks
+from fourfold.composition import compose, plain
 from fourfold.projection.autocast import MetaAutocast
 from fourfold.projection.memory import BLOCK, LiveBytes
+from fourfold.projection.trace import Facts, _trace
+from fourfold.recipe import resolve
+from fourfold.settings import stream as streams
 
 
 class Attention(nn.Module):
@@ -58,6 +63,20 @@ def test_the_peak_is_the_allocator_s(build: Callable[[str], nn.Module]) -> None:
     with LiveBytes() as held, MetaAutocast(None):
         two_steps(build, "meta")
     assert held.peak == pytest.approx(allocated(lambda: two_steps(build, "cpu")), rel=0.10)
+
+
+@pytest.mark.parametrize("benchmark", ["llama", "resnet", pytest.param("bert", marks=pytest.mark.slow)])
+def test_the_peak_of_a_cell_s_step_is_the_allocator_s(benchmark: str) -> None:
+    """The whole of it, optimizer and data included: traced on the meta device, and really taken on the CPU."""
+    cell = plain(compose([f"benchmark={benchmark}", "scale=smoke", "hardware=cpu", "precision=fp32"]))
+    recipe = resolve(cell, accelerator=False)
+
+    def two_steps_of_it(device: str) -> Facts:
+        workload = benchmarks.build(cell, recipe)
+        return _trace(cell, recipe, workload, streams.build(cell["setting"], workload, 0), device, [])
+
+    traced = two_steps_of_it("meta").peak
+    assert traced == pytest.approx(allocated(lambda: two_steps_of_it("cpu")), rel=0.10)
 
 
 def test_what_is_freed_is_no_longer_held() -> None:

@@ -91,13 +91,24 @@ class StepTrace:
 class OperatorTrace(TorchDispatchMode):
     """Notes each operator that is called within it: what it is, its FLOP and the bytes it moves.
 
-    On the meta device a truth that is read ("are these all equal?") is taken for false; to read a number fails.
+    On the meta device a truth that is read ("are these all equal?") is taken for false; to read a number fails. What a
+    library checks of values (torch._check_tensor_all) is taken to hold.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[tuple[str, str, str, int, int]] = Counter()
         self.truths = 0
+
+    def __enter__(self) -> "OperatorTrace":
+        self._check = torch._check_tensor_all_with
+        torch._check_tensor_all_with = lambda *_: None
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch._check_tensor_all_with = self._check
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
