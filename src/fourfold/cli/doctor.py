@@ -147,7 +147,7 @@ def storage(cell: dict) -> list[Finding]:
     found.append(Finding("results", writable, text, needed=True))
     try:
         where = resolve(cell["tracking"], output)
-        found.append(Finding("tracking", True, str(where or "off: records only")))
+        found.append(Finding("tracking", True, where.uri if where else "off: records only"))
     except FourfoldError as error:
         found.append(Finding("tracking", False, str(error), needed=True))
     return found
