@@ -7,6 +7,7 @@ import torch
 
 from fourfold import room
 from fourfold.benchmarks import interface
+from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import compose, plain
 from fourfold.errors import Refused
 from fourfold.hardware.device import acquire
@@ -49,9 +50,24 @@ def test_a_network_that_is_spread_needs_room_for_a_part_on_each_device() -> None
             check(*words, *more)
 
 
-def check(*words: str) -> None:
+def test_what_is_frozen_needs_neither_gradients_nor_states() -> None:
+    words = ["benchmark=diffusion", "scale=smoke", "hardware=a100", "hardware.stand_in=true"]
+    network = interface.build(*cell_of(*words)).network(0, "meta")
+    count, trained = parameter_count(network), parameter_count(network, trained=True)
+    assert trained < count
+    needed = 4 * (count + 3 * trained)
+    check(*words, f"hardware.memory={needed}")
+    with pytest.raises(Refused, match="adamw"):
+        check(*words, f"hardware.memory={needed - 1}")
+
+
+def cell_of(*words: str) -> tuple[Any, Any]:
     cell = plain(compose(list(words)))
-    recipe = resolve(cell, accelerator=False)
+    return cell, resolve(cell, accelerator=False)
+
+
+def check(*words: str) -> None:
+    cell, recipe = cell_of(*words)
     room.check(cell, recipe, interface.build(cell, recipe), acquire(cell["hardware"]))
 
 

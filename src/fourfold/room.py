@@ -25,13 +25,16 @@ def check(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, device:
     memory = memory_of(cell, device)
     if memory is None or "kernel" in benchmark.facts:
         return
-    count = parameter_count(benchmark.network(cell["seed"], "meta"))
-    copies, what = 1, "weights"
+    network = benchmark.network(cell["seed"], "meta")
+    count, trained, what = parameter_count(network), 0, "weights"
     if cell["method"]["_target_"] == PLAIN["_target_"]:
-        momentum = recipe.optimizer["name"] == "sgd" and recipe.optimizer["momentum"]
-        copies += 1 + (1 if momentum else STATES[recipe.optimizer["name"]])
-        what = f"weights, gradients and {recipe.optimizer['name']}'s states"
-    needed = count * copies * BYTES[recipe.weights_precision]
+        trained, what = (
+            parameter_count(network, trained=True),
+            f"weights, gradients and {recipe.optimizer['name']}'s states",
+        )
+    momentum = recipe.optimizer["name"] == "sgd" and recipe.optimizer["momentum"]
+    states = 1 if momentum else STATES[recipe.optimizer["name"]]
+    needed = (count + trained * (1 + states)) * BYTES[recipe.weights_precision]
     hardware = cell["hardware"]
     ranks = hardware["devices"] * hardware["nodes"]
     shares = ranks if cell["strategy"] in DIVIDED else 1

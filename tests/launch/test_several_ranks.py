@@ -1,5 +1,6 @@
 """Several ranks of one cell on this machine, with the real experiment: they learn what one process learns."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from fourfold import record
+from fourfold.__main__ import main as command
 from fourfold.launch import main
 from fourfold.metrics import figures, steady_rate
 from fourfold.metrics.throughput import rate
@@ -75,6 +77,28 @@ def test_each_strategy_learns_a_llama_as_one_process_does(
     else:
         assert found.measurements["units"] == 12 * whole * 128
         assert steady_rate(series) is not None
+
+
+@pytest.mark.slow
+def test_the_scaling_suite_and_its_report_on_one_and_two_processes(
+    output: Path, hydra_as_it_was: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "row=1,weak-2,strong-2,replicas-2"
+    words = ["suite=scaling", rows, "benchmark=digits", "hardware=cpu", "until.steps=100", "tracking=off"]
+    assert main.run_command_line(["-m", *words]) == 0
+    capsys.readouterr()
+    assert command(["report", "--scaling", "--json", "--output-dir", str(output)]) == 0
+    found = {(one["strategy"], one["kind"]): one["points"] for one in json.loads(capsys.readouterr().out)}
+    assert set(found) == {("ddp", "weak"), ("ddp", "strong"), ("replicas", "weak")}
+    for (_, kind), points in found.items():
+        assert [(point["devices"], point["batch"]) for point in points] == [
+            (1, 64),
+            (2, 64 if kind == "strong" else 128),
+        ]
+        two = points[1]
+        assert 0 < two["efficiency_low"] <= two["efficiency"] <= two["efficiency_high"]
+        assert two["speedup"] == pytest.approx(2 * two["efficiency"])
+        assert two["speedup"] == pytest.approx(two["units_per_second"] / points[0]["units_per_second"])
 
 
 @pytest.mark.parametrize(
