@@ -48,7 +48,8 @@ FULL = "cmaml_pre_um_pap"
 class Study:
     """Cells that are compared: the words that all have and those of each row, at these alphas, over these seeds.
 
-    modes: the names of the three; online: the rows that learn without fast weights.
+    modes: the names of the three; online: the rows that learn without fast weights; later: rows that come once all
+    others are there.
     """
 
     says: str
@@ -58,14 +59,16 @@ class Study:
     alphas: tuple[float, ...] = (0.9, 0.98)
     seeds: tuple[int, ...] = (0,)
     online: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     def cells(self, seeds: Sequence[int] | None = None, only: str | None = None) -> Iterator[tuple[float, str, int]]:
         """Every cell: alpha, row, seed; a seed after the other."""
-        for seed in seeds or self.seeds:
-            for alpha in self.alphas:
-                for row in self.rows:
-                    if only in (None, row):
-                        yield alpha, row, seed
+        for last in (False, True):
+            for seed in seeds or self.seeds:
+                for alpha in self.alphas:
+                    for row in self.rows:
+                        if only in (None, row) and last == (row in self.later):
+                            yield alpha, row, seed
 
 
 NET = (
@@ -98,25 +101,28 @@ ROWS: dict[str, tuple[str, ...]] = {
     FULL: (f"method={FULL}", *PRE),
 }
 ONLINE = tuple(row for row in ROWS if row.startswith("online"))
+LATER = ("online_sgd 0.01", "online_adam 0.005", "fine_tuning", "cmaml_pre")
 
 STUDIES = {
     "glyphs": Study(
         "`osaka_glyphs`: 10-way 5-shot, T = 1,000, pictures of 16x16, three convolutions of 16 channels, two\n"
-        "second-order inner steps from 0.1 with learned sizes, Adam 0.003 outside; pre-training: up to 500\n"
+        "second-order inner steps from 0.1 with learned sizes, Adam 0.003 outside; pre-training: up to 300\n"
         "meta-batches of 4 tasks",
-        (*GLYPHS, "until.steps=1000", "benchmark.data.epochs=10"),
+        (*GLYPHS, "until.steps=1000", "benchmark.data.epochs=6"),
         ROWS,
         seeds=(0, 1, 2, 3, 4),
         online=ONLINE,
+        later=LATER,
     ),
     "trio": Study(
         "Omniglot's two small sets (180 characters for pre-training, 30 to judge it), MNIST, Fashion-MNIST: 10-way\n"
         "5-shot, T = 1,000, all else as above",
-        (*TRIO, "until.steps=1000", "benchmark.data.epochs=10"),
+        (*TRIO, "until.steps=1000", "benchmark.data.epochs=6"),
         ROWS,
         modes=("omniglot", "mnist", "fashion_mnist"),
         seeds=(0, 1, 2),
         online=ONLINE,
+        later=LATER,
     ),
     "sweep_online": Study(
         "Step sizes of online learning on `osaka_glyphs`, T = 500",
@@ -151,7 +157,7 @@ STUDIES = {
     ),
     "sweep_modulation": Study(
         "lambda and gamma of C-MAML + Pre + UM + PAP on `osaka_glyphs`, T = 500",
-        (*GLYPHS, "until.steps=500", "benchmark.data.epochs=10", f"method={FULL}", *PRE),
+        (*GLYPHS, "until.steps=500", "benchmark.data.epochs=6", f"method={FULL}", *PRE),
         {f"lambda {weight}, gamma {gamma}": (f"method.modulation={weight}", f"method.threshold={gamma}")
          for weight in (0.25, 1, 1000) for gamma in (0.5, 1, 2, 1000)},
         seeds=(5,),

@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--scaling", action="store_true", help="how rates grow with the devices, weak and strong (suite=scaling)"
     )
+    report.add_argument(
+        "--adaptation",
+        metavar="FILE.png",
+        type=Path,
+        help="draw how soon learners adapt when the context switches (setting=osaka), and show its figures",
+    )
     form = report.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a line a row")
@@ -208,12 +214,17 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fourfold.report import pivot, report, scaling_report
+    from fourfold.report import adaptation, pivot, report, scaling_report
 
     if options.all and options.sweep:
         raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
     if options.scaling and (options.score or options.pivot):
         raise Refused(f"--scaling {'--score' if options.score else '--pivot'}: two different tables; choose one")
+    if options.adaptation is not None:
+        if options.pivot or options.score or options.scaling:
+            raise Refused(f"--adaptation {options.adaptation}: not together with --pivot, --score or --scaling")
+        print(adaptation(options.output_dir, options.adaptation, options.sweep, options.form, options.all))
+        return 0
     if options.score is not None:
         return _score(options)
     if options.with_projected:

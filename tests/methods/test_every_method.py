@@ -22,6 +22,7 @@ KINDS = (
     "multi_task",
     "recurring",
     "online",
+    "discrete",
 )
 PAIRS = [(method, setting) for method in names("method") for setting in KINDS if applies(method, setting)]
 FIRST = dict(reversed(PAIRS))

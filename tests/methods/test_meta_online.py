@@ -1,5 +1,8 @@
-"""MetaBGD, MetaCOG, Reptile and La-MAML, each one step by hand."""
+"""MetaBGD, MetaCOG, Reptile, La-MAML and many heads, each one step by hand."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -94,3 +97,29 @@ def test_la_maml_moves_its_step_sizes_first_and_the_weights_by_them() -> None:
         assert torch.allclose(made.method.rates[name], rate, atol=1e-6)  # type: ignore[attr-defined]
         assert torch.allclose(value, begun[name] - rate.clamp(min=0) * found[number], atol=1e-6)
     assert len(made.method.memory) == len(first.targets)  # type: ignore[attr-defined]
+
+
+def test_many_heads_over_one_body() -> None:
+    """The head that fits a batch best is adapted with the body and kept; the body goes a tenth of the way."""
+    made = Bench("itaml", "osaka", setting_values=SHORT, inner_steps=1, inner_rate=0.5, heads=2, outer_rate=0.1)
+    method: Any = made.method
+    first, second = observed(made, 2)
+    begun = made.parameters()
+    rates = {name: torch.tensor(0.5) for name in begun}
+    theta = adapt(at(made, first), begun, rates, 1, tuple(begun), True)
+    method.chance = 100.0  # every loss is better than chance: one head does for all
+    method.observe(first)
+    assert len(method.heads) == 1
+    for name, value in made.parameters().items():
+        assert torch.allclose(value, begun[name] + 0.1 * (theta[name] - begun[name]), atol=1e-6)
+        assert name not in method.head or torch.allclose(method.heads[0][name], theta[name], atol=1e-6)
+    start = {**made.parameters(), **method.heads[0]}
+    assert method.losses(method.told(second))[0] == pytest.approx(float(at(made, second)(start)), abs=1e-6)
+    theta = adapt(at(made, second), start, rates, 1, tuple(start), True)
+    method.observe(second)
+    assert len(method.heads) == 1
+    assert all(torch.allclose(method.fast[name], theta[name], atol=1e-6) for name in theta)
+    method.chance = 0.0  # none is: each batch takes a head of its own, then that of longest ago
+    for used in ([2, 3], [4, 3], [4, 5]):
+        method.observe(second)
+        assert method.used == used

@@ -174,7 +174,6 @@ def test_a_step_that_takes_too_many_samples_is_refused() -> None:
 
 
 HERE = [name for name in names("method") if applies(name, "osaka") and not facts(f"method/{name}").oracle]
-HERE.remove("inference")  # which has a loop of its own and learns nothing
 
 
 @pytest.mark.parametrize("method", HERE)
@@ -187,12 +186,14 @@ def test_whatever_needs_no_boundaries_runs_here_unchanged(method: str) -> None:
 
 
 def test_these_are_among_them() -> None:
-    expected = {"finetune", "replay", "der_plus_plus", "bgd", "mir", "gss", "slda", "cmaml_um_pap", "la_maml"}
+    expected = {"finetune", "replay", "der_plus_plus", "bgd", "mir", "gss", "slda", "cmaml_um_pap", "la_maml", "itaml"}
     assert expected <= set(HERE)
     assert not {"ewc", "lwf", "si", "packnet", "maml"} & set(HERE)
 
 
-@pytest.mark.parametrize("method", ["online_adam", "cmaml", "cmaml_um_pap", "metabgd", "metacog", "reptile", "la_maml"])
+@pytest.mark.parametrize(
+    "method", ["online_adam", "cmaml", "cmaml_um_pap", "metabgd", "metacog", "reptile", "la_maml", "itaml"]
+)
 def test_a_killed_cell_goes_on_to_the_same_curve(method: str, tmp_path: Path) -> None:
     def made() -> Bench:
         return Bench(method, "osaka", steps=14, setting_values={"alpha": 0.7, "ways": 3, "shots": 2})

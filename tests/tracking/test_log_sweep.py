@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fourfold.record import RECORD_FILE
@@ -85,6 +86,21 @@ def test_the_table_of_methods_and_settings_goes_along(tracking: dict[str, str], 
     local = store.client.download_artifacts(parent.info.run_id, "method_x_setting.txt", str(tmp_path))
     text = Path(local).read_text()
     assert [line.split() for line in text.splitlines() if line.startswith(methods)] == [[m, "0.750"] for m in methods]
+
+
+def test_the_curves_of_adaptation_go_along_where_contexts_switched(
+    tracking: dict[str, str], store: Store, tmp_path: Path
+) -> None:
+    record = make_record(benchmark="osaka_glyphs", setting="osaka", method="cmaml")
+    sweep = write_sweep(tmp_path, [record])
+    series = {"score": [0.0, 0.5, 0.5, 0.25], "since_switch": [0.0, 1.0, 2.0, 0.0], "context": [0, 0, 0, 1]}
+    write_cell(tmp_path, record, {name: np.array(values) for name, values in series.items()})
+    log_sweep(tracking, tmp_path, sweep, folders(tmp_path, sweep))
+    (parent,) = runs(store, "tags.kind = 'sweep'")
+    text = Path(store.client.download_artifacts(parent.info.run_id, "adaptation.txt", str(tmp_path))).read_text()
+    assert "0.312" in next(line for line in text.splitlines() if line.startswith("cmaml"))
+    picture = Path(store.client.download_artifacts(parent.info.run_id, "adaptation.png", str(tmp_path)))
+    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_what_only_stood_in_is_never_shown_as_the_device(

@@ -17,7 +17,8 @@ class Inference(Method):
     """Runs the freshly initialised network.
 
     Where the benchmark generates, a step writes ``new_tokens`` tokens after each prompt, with a key-value cache, marks
-    when each came, and counts what was really written; elsewhere a step is one forward pass.
+    when each came, and counts what was really written; elsewhere a step is one forward pass, judged where the setting
+    asks for predictions as it goes: what the network knows before it has learned anything.
     """
 
     def __init__(self, new_tokens: int) -> None:
@@ -34,12 +35,17 @@ class Inference(Method):
 
     @torch.no_grad()
     def learn(self, experience: Experience, run: Run) -> None:
+        if not self.generates:
+            super().learn(experience, run)
+            return
         for step in experience:
-            if self.generates:
-                step.units = self.write(step.observation.inputs)
-            else:
-                self.predict(step.observation)
+            step.units = self.write(step.observation.inputs)
             run.tick(step, None)
+
+    def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        if prediction is None:
+            self.predict(observation)
+        return None
 
     def write(self, prompts: Tensor) -> float:
         """Writes after the prompts [batch, length]; returns the units of what was written, on all devices."""

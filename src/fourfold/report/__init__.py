@@ -4,6 +4,7 @@ summary(cells)          every cell of a run: state and key figures
 report(output_dir)      the comparison table of a sweep, over seeds
 pivot(output_dir, ...)  one figure as a table of two axes
 scaling_report(...)     how rates grow with the devices
+adaptation(output_dir, picture)  how soon learners adapt after a switch, as a picture and a table
 """
 
 import sys
@@ -70,3 +71,22 @@ def scaling_report(output_dir: Path, sweep: str | None = None, form: str = "text
 
     found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
     return {"text": scaling_text, "json": scaling_json, "csv": scaling_csv}[form](found)
+
+
+def adaptation(
+    output_dir: Path, picture: Path, sweep: str | None = None, form: str = "text", everything: bool = False
+) -> str:
+    """Draws the adaptation curves of a sweep's cells; returns the figures beside them as text, json or csv.
+
+    Raises Refused if there is no such sweep, if it has no such cell, or for a picture that cannot be written.
+    """
+    from fourfold.report import curves, read, text
+
+    found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
+    panels = curves.panels(found.cells)
+    curves.adaptation_picture(panels, picture)
+    if form == "json":
+        return curves.adaptation_json(panels)
+    if form == "csv":
+        return curves.adaptation_csv(panels)
+    return curves.adaptation_text(panels, text.terminal_width(), sys.stdout.isatty())

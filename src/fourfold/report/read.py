@@ -8,6 +8,7 @@ from typing import Any
 
 from fourfold.errors import NOT_APPLICABLE, FourfoldError, Refused, nearest
 from fourfold.metrics import figures
+from fourfold.metrics.online import adaptation_curve
 from fourfold.record import Record, read, read_series
 
 MANIFEST_FILE = "sweep.json"
@@ -24,6 +25,7 @@ class Cell:
     record: Record | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     rates: tuple[float, ...] = field(default=(), compare=False, repr=False)  # units a second of each step
+    adaptation: tuple[float, ...] = field(default=(), compare=False, repr=False)  # score by steps since a switch
     rows: tuple[tuple[str, float], ...] = ()  # of suites that asked for it, with their weights
 
 
@@ -150,7 +152,16 @@ def _read_cell(cell: Path | Record | Sequence[Any]) -> Cell:
 
 
 def _with_numbers(record: Record, series: Any) -> Cell:
-    return Cell(record.cell, record.state, record.message, record, figures(record, series), _rates(series))
+    return Cell(
+        record.cell, record.state, record.message, record, figures(record, series), _rates(series), _adaptation(series)
+    )
+
+
+def _adaptation(series: Any) -> tuple[float, ...]:
+    """Of a stream whose contexts switch: the mean score at each number of steps since a switch."""
+    if "score" not in series or "since_switch" not in series:
+        return ()
+    return tuple(float(value) for value in adaptation_curve(series["score"], series["since_switch"]))
 
 
 def _rates(series: Any) -> tuple[float, ...]:

@@ -152,6 +152,8 @@ def _variant_column(rows: Sequence[Group]) -> Column:
 
 
 def _is_average(name: str) -> bool:
+    if name in ("cumulative_accuracy", "cumulative_squared_error"):
+        return True
     return name.startswith("average_") and not name.startswith("average_incremental_") and not name.endswith("_masked")
 
 

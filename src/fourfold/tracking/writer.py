@@ -13,6 +13,7 @@ from fourfold.errors import FourfoldError
 from fourfold.record import RECORD_FILE, Record, read, read_series
 from fourfold.report.angles import angle_curves
 from fourfold.report.crosstab import pivot_text, pivots
+from fourfold.report.curves import adaptation_picture, adaptation_text, panels
 from fourfold.report.heat import heat_map
 from fourfold.report.read import read_sweep
 from fourfold.tracking.locks import TrackingError
@@ -26,6 +27,7 @@ METRICS_A_CALL, PARAMS_A_CALL = 1000, 100
 LOG_FILE, MANIFEST_FILE, CONFIG_FILE = "cell.log", "sweep.json", "config.yaml"
 PATCH_FILE = "uncommitted.patch"
 HEAT_FILE, ANGLES_FILE, PIVOT_FILE = "accuracy_matrix.png", "angles.png", "method_x_setting.txt"
+ADAPTATION_FILE, ADAPTATION_TEXT_FILE = "adaptation.png", "adaptation.txt"
 PIVOT_WIDTH = 160
 # Only the end of a longer log goes along: that is where the reason is.
 LOG_BYTES = 2_000_000
@@ -109,6 +111,7 @@ def _write_parent(
             client.log_artifact(run_id, str(folder / name))
     if (folder / MANIFEST_FILE).is_file():
         _log_pivot(store, run_id, output_dir, str(sweep["id"]))
+        _log_adaptation(store, run_id, output_dir, str(sweep["id"]))
     if run.ended is not None:
         client.set_terminated(run_id, run.status, _milliseconds(run.ended))
     return run_id
@@ -124,6 +127,19 @@ def _log_pivot(store: Store, run_id: str, output_dir: Path, sweep: str) -> None:
     if any(len(table.rows) + len(table.columns) > 2 for table in tables):
         text = pivot_text(found, ("method", "setting"), "average_accuracy", PIVOT_WIDTH)
         store.client.log_text(run_id, text + "\n", PIVOT_FILE)
+
+
+def _log_adaptation(store: Store, run_id: str, output_dir: Path, sweep: str) -> None:
+    """The curves of adaptation with their figures, where contexts switched in the sweep's streams."""
+    try:
+        found = panels(read_sweep(output_dir, sweep).cells)
+    except FourfoldError:  # no such stream
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        picture = Path(temporary) / ADAPTATION_FILE
+        adaptation_picture(found, picture)
+        store.client.log_artifact(run_id, str(picture))
+    store.client.log_text(run_id, adaptation_text(found, PIVOT_WIDTH) + "\n", ADAPTATION_TEXT_FILE)
 
 
 def _others(store: Store, records: Sequence[Record]) -> dict[str, Any]:
