@@ -231,6 +231,28 @@ def test_omniglot_joins_its_parts_and_splits_by_alphabets(put: Any) -> None:
         photographs.omniglot(folder, 0, "omniglot", names, characters=100, drawings=15, image_size=28)
 
 
+def test_osaka_as_published_runs_on_miniatures_of_its_three_sets(put: Any, run: Any) -> None:
+    zips = {
+        "images_background": {"Greek": 2, "Latin": 3},
+        "images_evaluation": {"Tagalog": 2},
+    }
+    folder = put("omniglot", {f"{name}.zip": omniglot_zip(name, alphabets) for name, alphabets in zips.items()})
+    for name in ("mnist", "fashion_mnist"):
+        put(name, {f"{part}.gz": idx_bytes(values) for part, values in family().items()})
+    words = ["benchmark.data.modes.omniglot.classes=7", "benchmark.data.modes.omniglot.data.characters=7"]
+    words += ["benchmark.data.train_classes=3", "benchmark.data.validation_classes=2", "benchmark.data.epochs=1"]
+    words += ["benchmark.data.epoch_batches=1", "method.meta_queries=2", "benchmark.model.width=0.1"]
+    words += ["setting.ways=2", "setting.shots=2", "setting.alpha=0.5", "until.steps=12", "tuned=off"]
+    record = run("benchmark=osaka_omniglot", "setting=osaka", "method=cmaml_pre", f"data_dir={folder}", *words)
+    assert record.state == "done", record.message
+    assert record.measurements["contexts"] == [
+        "context 0: omniglot",
+        "context 1: mnist",
+        "context 2: fashion_mnist",
+    ]
+    assert record.measurements["method"]["pretraining"]["meta_batches"] == 1
+
+
 # ------------------------------------------------------------------------------- missing and damaged
 
 
@@ -351,6 +373,8 @@ def test_real_drawings_load(real_data: str) -> None:
 )
 def test_every_loader_takes_the_values_of_its_file(path: Path) -> None:
     node = yaml.safe_load(path.read_text())
-    if node.get("_target_"):
-        values = {key: value for key, value in node.items() if key not in ("_target_", "limits", "classes")}
-        inspect.signature(target(node)).bind(data_dir="", seed=0, **values)
+    modes = [mode["data"] for mode in (node.get("modes") or {}).values() if "data" in mode]
+    for loader in [{key: value for key, value in node.items() if key not in ("limits", "classes")}, *modes]:
+        if loader.get("_target_"):
+            values = {key: value for key, value in loader.items() if key != "_target_"}
+            inspect.signature(target(loader)).bind(data_dir="", seed=0, **values)
