@@ -209,3 +209,22 @@ def test_a_killed_cell_goes_on_to_the_same_curve(method: str, tmp_path: Path) ->
         if name in one:
             assert np.array_equal(one[name], other[name], equal_nan=True), name
     assert same(whole.parameters(), rest.parameters())
+
+
+REUSES = ["finetune", "online_sgd", "cmaml", "cmaml_um_pap", "reptile", "la_maml", "metabgd", "itaml"]
+
+
+@pytest.mark.parametrize("method", REUSES)
+def test_what_the_prediction_computed_is_not_computed_again(method: str) -> None:
+    """With the prediction at hand a step calls the network once less (replay cannot: it learns batch and memory at
+    once; nor can BGD: it learns from weights that it draws)."""
+    called = {True: [0], False: [0]}
+    for asked, count in called.items():
+        made = Bench(method, "osaka", setting_values={"ways": 3, "shots": 2})
+        made.method.network.register_forward_pre_hook(lambda *_, count=count: count.append(1))  # type: ignore[attr-defined]
+        for step in islice(made.experience(0)._steps(), 3):
+            prediction = made.method.predict(step.observation) if asked else None
+            before = len(count)
+            made.method.observe(step.reveal(), prediction)
+            count[0] += len(count) - before
+    assert called[False][0] == called[True][0] + 3
