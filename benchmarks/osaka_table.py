@@ -3,6 +3,7 @@
     python benchmarks/osaka_table.py measure glyphs [--minutes 20] [--only maml] [--seeds 0,1]
     FOURFOLD_DATA=... python benchmarks/osaka_table.py measure trio [--minutes 20]
     python benchmarks/osaka_table.py table > docs/results/osaka_table.md
+    python benchmarks/osaka_table.py separable glyphs
 
 ``measure`` runs what the CSV lacks of a study, one seed after the other, and adds a line after each cell: it can be
 stopped and started again at any time. All rows of a seed and an alpha go through the identical stream, and those with
@@ -231,6 +232,32 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
 
 
+def separable(name: str, contexts: int = 200) -> None:
+    """How hard a mode's contexts are without learning: 5 samples a class shown, 5 asked, the nearest one's label."""
+    import torch
+
+    from fourfold.benchmarks import interface as benchmarks
+    from fourfold.composition import compose, plain
+    from fourfold.hardware.device import acquire
+    from fourfold.recipe import resolve
+    from fourfold.settings.episodes import Classes, tasks_of
+
+    cell = plain(compose(["method=cmaml", *STUDIES[name].words]))
+    device = acquire(cell["hardware"])
+    sets = benchmarks.build(cell, resolve(cell, device.accelerator, list(device.offers))).sets
+    assert sets is not None
+    by_class, draw = Classes.of(sets.train.targets), torch.Generator().manual_seed(0)
+    for mode in sets.modes:  # type: ignore[attr-defined]
+        right = 0.0
+        for classes in tasks_of([mode.classes], torch.zeros(contexts, dtype=torch.long), 10, draw):
+            samples = by_class.draw(classes[None], 10, draw).flatten()
+            pixels = torch.nn.functional.normalize(sets.train.batch(samples).inputs.view(10, 10, -1), dim=-1)
+            shown, asked = pixels[:, :5].flatten(0, 1), pixels[:, 5:].flatten(0, 1)
+            nearest = (asked @ shown.T).argmax(1) // 5
+            right += float((nearest == torch.arange(50) // 5).float().mean()) / contexts
+        print(f"{mode.name}: nearest neighbour of pixels {100 * right:.1f} %")
+
+
 # ---------------------------------------------------------------------------------------------- table
 
 
@@ -329,11 +356,15 @@ def main() -> None:
     measuring.add_argument("--minutes", type=float, default=20)
     measuring.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")])
     measuring.add_argument("--only", metavar="ROW")
+    separating = commands.add_parser("separable", help="how hard each mode is without learning")
+    separating.add_argument("study", choices=tuple(STUDIES))
     for command in (measuring, commands.add_parser("table", help="the tables in Markdown")):
         command.add_argument("--csv", type=Path, default=CSV)
     options = parser.parse_args()
     if options.what == "table":
         print(table(options.csv))
+    elif options.what == "separable":
+        separable(options.study)
     else:
         measure(options.csv, options.study, options.minutes, options.seeds, options.only)
 
