@@ -32,7 +32,11 @@ def output(tmp_path: Path) -> Path:
     for alpha in (0.9, 0.98):
         for method, rate in (("online_sgd", 0.01), ("online_sgd", 0.1), ("cmaml", None)):
             for seed in (0, 1, 2):
-                words = [f"setting.alpha={alpha}", "scale=smoke", *([f"method.rate={rate}"] if rate else [])]
+                words = [
+                    f"setting.alpha={alpha}",
+                    "scale=smoke",
+                    f"method.rate={rate}" if rate else "method.keep=there",
+                ]
                 record = make_record("osaka_glyphs", setting="osaka", method=method, seed=seed)
                 record.cell += f"{alpha}{rate}"
                 record.overrides = [f"method={method}", f"seed={seed}", *words]

@@ -54,18 +54,21 @@ class Panel:
 
 
 def panels(cells: Sequence[Cell]) -> list[Panel]:
-    """The finished cells whose contexts switched, by all that is not their learner's.
+    """The finished cells whose contexts switched, a panel for each choice of all that is not their learner's.
 
-    Raises Refused if there are none.
+    A learner is called after its method, with what it was told that other cells of that method were not. Raises Refused if there are none.
     """
     rows = group(cell for cell in cells if cell.state == errors.DONE and cell.adaptation)
     words = [row.variant.split() for row in rows]
-    shared = set.intersection(*map(set, words)) if words else set()
+    shared = _in_all(words)
+    of_method = {
+        row.method: _in_all([own for other, own in zip(rows, words, strict=True) if other.method == row.method])
+        for row in rows
+    }
     found: dict[str, Panel] = {}
     for row, own in zip(rows, words, strict=True):
-        apart = [word for word in own if word not in shared]
-        learner = [word for word in apart if word.startswith(LEARNERS)]
-        others = [word for word in apart if word not in learner]
+        learner = [word for word in own if word.startswith(LEARNERS) and word not in of_method[row.method]]
+        others = [word for word in own if not word.startswith(LEARNERS) and word not in shared]
         title = ", ".join([row.benchmark, row.hardware, row.setting, *others])
         score = next((cell.record.measurements.get("score") for cell in row.cells if cell.record), None) or "accuracy"
         name = " ".join([row.method, *([] if row.rule in USUAL_RULES else [row.rule]), *learner])
@@ -76,6 +79,10 @@ def panels(cells: Sequence[Cell]) -> list[Panel]:
             "setting=osaka, continual_meta and meta_learning do that"
         )
     return list(found.values())
+
+
+def _in_all(words: Sequence[Sequence[str]]) -> set[str]:
+    return set.intersection(*map(set, words)) if words else set()
 
 
 # -------------------------------------------------------------------------------------------- picture
