@@ -40,6 +40,7 @@ def output(tmp_path: Path) -> Path:
                 record = make_record("osaka_glyphs", setting="osaka", method=method, seed=seed)
                 record.cell += f"{alpha}{rate}"
                 record.overrides = [f"method={method}", f"seed={seed}", *words]
+                record.config["setting"]["alpha"] = alpha
                 record.measurements["contexts"] = MODES
                 records.append(record)
                 series.append(stream(0.4 + 0.1 * seed + (rate or 0), detected=method == "cmaml"))
@@ -58,7 +59,7 @@ def said(capsys: Any, output: Path, *words: str) -> tuple[int, str, str]:
 
 def test_a_panel_for_each_stream_and_a_line_for_each_learner(output: Path) -> None:
     found = panels(read_sweep(output).cells)
-    assert [panel.title.split(", ")[-1] for panel in found] == ["setting.alpha=0.9", "setting.alpha=0.98"]
+    assert [panel.title.split(", ")[-1] for panel in found] == ["alpha 0.9", "alpha 0.98"]
     names = ["online_sgd method.rate=0.01", "online_sgd method.rate=0.1", "cmaml"]
     assert [learner.name for learner in found[0].learners] == names
     curve = found[0].learners[2].curve()

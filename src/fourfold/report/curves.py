@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fourfold.report.labels import USUAL_RULES
 from fourfold.report.read import Cell
 
 LEARNERS = ("method.", "method/", "optimizer.", "tuned=", "rule.")  # words that say more of the learner
+ALPHA = "setting.alpha="
 LONGEST = 40  # steps since a switch that a picture shows
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -44,41 +45,53 @@ class Learner:
         return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Panel:
     """Learners that went through the same streams. ``score``: what their predictions were judged by."""
 
     title: str
     score: str
-    learners: list[Learner] = field(default_factory=list)
+    learners: list[Learner]
 
 
 def panels(cells: Sequence[Cell]) -> list[Panel]:
     """The finished cells whose contexts switched, a panel for each choice of all that is not their learner's.
 
-    A learner is called after its method, with what it was told that other cells of that method were not. Raises Refused if there are none.
+    A learner is called after its method, with what it was told that others of that method in the panel were not.
+    Raises Refused if there are none.
     """
     rows = group(cell for cell in cells if cell.state == errors.DONE and cell.adaptation)
-    words = [row.variant.split() for row in rows]
-    shared = _in_all(words)
-    of_method = {
-        row.method: _in_all([own for other, own in zip(rows, words, strict=True) if other.method == row.method])
-        for row in rows
-    }
-    found: dict[str, Panel] = {}
-    for row, own in zip(rows, words, strict=True):
-        learner = [word for word in own if word.startswith(LEARNERS) and word not in of_method[row.method]]
-        others = [word for word in own if not word.startswith(LEARNERS) and word not in shared]
-        title = ", ".join([row.benchmark, row.hardware, row.setting, *others])
-        score = next((cell.record.measurements.get("score") for cell in row.cells if cell.record), None) or "accuracy"
-        name = " ".join([row.method, *([] if row.rule in USUAL_RULES else [row.rule]), *learner])
-        found.setdefault(title, Panel(title, score)).learners.append(Learner(name, row))
+    shared = _in_all([row.variant.split() for row in rows])
+    alphas = {_alpha(row) for row in rows}
+    found: dict[str, list[Group]] = {}
+    for row in rows:
+        others = [
+            word for word in row.variant.split() if not word.startswith((*LEARNERS, ALPHA)) and word not in shared
+        ]
+        alpha = [f"alpha {_alpha(row)}"] if len(alphas) > 1 else []
+        found.setdefault(", ".join([row.benchmark, row.hardware, row.setting, *alpha, *others]), []).append(row)
     if not found:
         raise Refused(
             "--adaptation: none of these cells is done and was asked while its contexts switched; "
             "setting=osaka, continual_meta and meta_learning do that"
         )
-    return list(found.values())
+    return [Panel(title, _score(own), [Learner(_name(row, own), row) for row in own]) for title, own in found.items()]
+
+
+def _name(row: Group, panel: Sequence[Group]) -> str:
+    shared = _in_all([other.variant.split() for other in panel if other.method == row.method])
+    told = [word for word in row.variant.split() if word.startswith(LEARNERS) and word not in shared]
+    return " ".join([row.method, *([] if row.rule in USUAL_RULES else [row.rule]), *told])
+
+
+def _score(rows: Sequence[Group]) -> str:
+    records = [cell.record for row in rows for cell in row.cells if cell.record]
+    return str(next((record.measurements.get("score") for record in records), None) or "accuracy")
+
+
+def _alpha(row: Group) -> Any:
+    """The chance that a context stays, which tuned values set too."""
+    return next(((cell.record.config.get("setting") or {}).get("alpha") for cell in row.cells if cell.record), None)
 
 
 def _in_all(words: Sequence[Sequence[str]]) -> set[str]:
