@@ -102,7 +102,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     FULL: (f"method={FULL}", *PRE),
 }
 ONLINE = tuple(row for row in ROWS if row.startswith("online"))
-LATER = ("online_sgd 0.01", "online_adam 0.005", "fine_tuning", "cmaml_pre")
+LATER = ("cmaml", "online_sgd 0.01", "online_adam 0.005", "fine_tuning", "cmaml_pre")
 
 STUDIES = {
     "glyphs": Study(
