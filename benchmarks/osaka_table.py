@@ -117,8 +117,8 @@ STUDIES = {
     ),
     "trio": Study(
         "Omniglot's two small sets (180 characters for pre-training, 30 to judge it), MNIST, Fashion-MNIST: 10-way\n"
-        "5-shot, T = 1,000, all else as above",
-        (*TRIO, "until.steps=1000", "benchmark.data.epochs=6"),
+        "5-shot, T = 500, all else as above",
+        (*TRIO, "until.steps=500", "benchmark.data.epochs=6"),
         ROWS,
         modes=("omniglot", "mnist", "fashion_mnist"),
         seeds=(0, 1, 2),
