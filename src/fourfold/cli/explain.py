@@ -126,13 +126,7 @@ def _recipe(cell: Mapping[str, Any], scale: str) -> dict[str, str]:
     found.pop("scale")
     if found["precision"] == found["precision_asked"]:
         found.pop("precision_asked")
-    flat: dict[str, str] = {}
-    for key, value in found.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": str(item) for name, item in value.items() if item is not None}
-        elif value is not None:
-            flat[key] = str(value)
-    return flat
+    return {key: str(value) for key, value in _flat(found) if value is not None}
 
 
 def _tuned_lines(config: DictConfig) -> list[str]:
