@@ -306,6 +306,9 @@ def one_table(lines: Any, name: str, study: Study, alpha: float) -> list[str]:
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in study.rows:
         values = column(lines, name, alpha, row, "accuracy")
+        if not values:
+            rows.append(f"| {row} | 0 | not measured |{' |' * (len(head) - 3)}")
+            continue
         cells = [row, str(len(values)), text_of(list(values.values()))]
         cells += [text_of(list(column(lines, name, alpha, row, f"mode_{k}").values())) for k in range(3)]
         after = [list(column(lines, name, alpha, row, f"after_{place}").values()) for place in POSITIONS]
