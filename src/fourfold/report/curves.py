@@ -112,20 +112,22 @@ def adaptation_picture(found: Sequence[Panel], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    names = list(dict.fromkeys(learner.name for panel in found for learner in panel.learners))
     figure = Figure(figsize=(6.2 * len(found), 4.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for number, panel in enumerate(found):
         axes = figure.add_subplot(1, len(found), number + 1)
         for learner in panel.learners:
             curve = learner.curve()[:LONGEST]
-            (line,) = axes.plot([point.mean for point in curve], label=learner.name, marker=".", markersize=3)
+            color = f"C{names.index(learner.name)}"  # the same in every panel
+            axes.plot([point.mean for point in curve], label=learner.name, color=color, marker=".", markersize=3)
             low = [point.mean if point.low is None else point.low for point in curve]
             high = [point.mean if point.high is None else point.high for point in curve]
-            axes.fill_between(range(len(curve)), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+            axes.fill_between(range(len(curve)), low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel="steps since the context switched", ylabel=panel.score.replace("_", " "))
         axes.set_title(panel.title, fontsize=9)
         if panel.score == "accuracy":
-            axes.set_ylim(0, 1)
+            axes.set_ylim(0, 1.02)
         axes.legend(fontsize=7)
     figure.savefig(path)
 
@@ -166,7 +168,7 @@ def _tables(panel: Panel) -> list[dict[str, str]]:
 
 def _table(panel: Panel, columns: dict[str, str]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    shown.add_column("method", overflow="fold")
+    shown.add_column("method", no_wrap=True)
     columns = {head: name for head, name in columns.items() if any(name in each.row.figures for each in panel.learners)}
     for head in columns:
         shown.add_column(head.replace(" ", "\n"), justify="right")
