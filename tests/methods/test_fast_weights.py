@@ -12,7 +12,7 @@ from fourfold.benchmarks.objectives import cross_entropy
 from fourfold.methods.continual_maml import update_weight
 from fourfold.methods.inner_loop import adapt, copies, head_of, loss_at, losses_of_tasks
 from fourfold.settings.stream import Observation
-from learning import Bench
+from learning import Bench, member
 
 SHORT = {"ways": 3, "shots": 2}
 
@@ -94,6 +94,8 @@ def test_tasks_at_once_are_tasks_one_after_another(first_order: bool) -> None:
 
 
 def test_the_head_alone_is_adapted() -> None:
+    """ANIL, and whatever else has ``adapted: head``."""
+    assert member("method/anil")["adapted"] == "head"
     made = Bench("cmaml", "osaka", setting_values=SHORT, adapted="head", steps=3)
     before = made.parameters()
     made.method.modulation = 0.0  # type: ignore[attr-defined]
