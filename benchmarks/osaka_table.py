@@ -290,6 +290,7 @@ def table(path: Path) -> str:
         parts += ["", f"## {name}", "", study.says + "."]
         for alpha in study.alphas:
             done = {row: column(lines, name, alpha, row, "accuracy") for row in study.rows}
+            done |= {on(mode): column(lines, name, alpha, "maml", f"mode_{k}") for k, mode in enumerate(study.modes)}
             if any(done.values()):
                 parts += ["", *one_table(lines, name, study, alpha)]
                 parts += detections(lines, name, study, alpha) + differences(done, study, alpha)
@@ -321,6 +322,10 @@ def one_table(lines: Any, name: str, study: Study, alpha: float) -> list[str]:
     return rows
 
 
+def on(mode: str) -> str:
+    return f"maml on {mode}"
+
+
 def detections(lines: Any, name: str, study: Study, alpha: float) -> list[str]:
     """How well switches are found, a line for each row that looks for them."""
     found = []
@@ -335,9 +340,12 @@ def detections(lines: Any, name: str, study: Study, alpha: float) -> list[str]:
 
 
 def differences(done: dict[str, dict[int, float]], study: Study, alpha: float) -> list[str]:
-    """Paired differences: of each learner with fast weights to each without, and of the full method to every other."""
+    """Paired differences: of each learner with fast weights to each without; of the full method to every other; of
+    MAML on the mode that it was trained for to MAML on the others.
+    """
     pairs = [(row, other) for row in study.rows if row not in study.online for other in study.online]
     pairs += [(FULL, other) for other in study.rows if FULL in study.rows and other not in (*study.online, FULL)]
+    pairs += [(on(study.modes[0]), on(mode)) for mode in study.modes[1:]]
     found = []
     for row, other in pairs:
         both = sorted(done[row].keys() & done[other].keys())
