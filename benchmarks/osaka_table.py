@@ -88,7 +88,8 @@ NET = (
 GLYPHS = ("benchmark=osaka_glyphs", *NET)
 TRIO = ("benchmark=osaka_omniglot", "benchmark/data=osaka_omniglot_small", *NET)
 FAST = ("method.learned_rates=true", "method.inner_steps=2")
-PRE = (*FAST, "method.meta_queries=5")
+QUERIES = "method.meta_queries=5"
+PRE = (*FAST, QUERIES)
 
 ROWS: dict[str, tuple[str, ...]] = {
     "online_sgd 0.1": ("method=online_sgd", "method.rate=0.1"),
@@ -136,7 +137,7 @@ STUDIES = {
     "sweep_inner": Study(
         "Inner loops of MAML on `osaka_glyphs`, 150 meta-batches, T = 300; validation: accuracy on tasks of\n"
         "characters kept out of pre-training, after each 50",
-        (*GLYPHS, "until.steps=300", "benchmark.data.epochs=3", "method=maml", "method.meta_queries=5"),
+        (*GLYPHS, "until.steps=300", "benchmark.data.epochs=3", "method=maml", QUERIES),
         {
             f"{steps} x {rate}{' learned' if learned else ''}, {'first' if first else 'second'} order": (
                 f"method.inner_steps={steps}",
@@ -186,7 +187,7 @@ def measure(path: Path, name: str, minutes: float, seeds: Sequence[int] | None, 
         if time.monotonic() > ends:
             return
         words = [*study.words, *study.rows[row], f"setting.alpha={alpha}", f"seed={seed}"]
-        if any(word in study.rows[row] or word in study.words for word in PRE[-1:]):
+        if QUERIES in words:  # it is trained before the stream
             words.append(f"method.keep={output / 'pretraining'}")
         line = {**dict(zip(PLACE, place, strict=True)), **one_cell(words, output)}
         new = not path.is_file()
