@@ -123,6 +123,7 @@ class Experience:
     ) -> None:
         self._stream = stream
         self._phase = phase
+        self._context = phase.contexts[0] if len(phase.contexts) == 1 else None  # of all its samples
         self._run = run
         self._judge_at = judge_at or {}
         self._data = None if stream.train is None else stream.train.to(run.engine.device)
@@ -177,9 +178,12 @@ class Experience:
         run = self._run
         part, parts = run.engine.part, run.engine.parts
         drawn = batches(self._phase, run.recipe.batch * parts, run.seed, first)
-        # A rank without samples would leave the others waiting for its gradient.
-        whole = ((number, *each) for number, each in enumerate(drawn, first) if len(each[0]) >= parts)
-        own = ((number, i[part::parts], c[part::parts], len(i)) for number, i, c in whole)
+        own: Iterator[tuple[int, Tensor, Tensor, int]]
+        if parts == 1:
+            own = ((number, i, c, len(i)) for number, (i, c) in enumerate(drawn, first))
+        else:  # a rank without samples would leave the others waiting for its gradient
+            whole = ((number, *each) for number, each in enumerate(drawn, first) if len(each[0]) >= parts)
+            own = ((number, i[part::parts], c[part::parts], len(i)) for number, i, c in whole)
         if run.recipe.workers == 0:
             yield from ((*one, None) for one in own)
             return
@@ -223,7 +227,7 @@ class Experience:
             batch = self._data.batch(indices.to(device, non_blocking=True))
         if targets is not None:
             batch = Batch(batch.inputs, targets.to(device, non_blocking=True))
-        context = int(contexts[0])
+        context = int(contexts[0]) if self._context is None else self._context
         told = fact in self._stream.grants
         task = contexts.to(device, non_blocking=True) if self._relabel is not None or told else None
         if self._relabel is not None:

@@ -59,7 +59,7 @@ class Meter:
         self._contexts.append(context)
         if loss is not None:
             self._loss_steps.append(self.steps)
-            self._waiting.append(loss.detach())
+            self._waiting.append(loss.detach() if loss.requires_grad else loss)
             if len(self._waiting) == LOSS_CHUNK:
                 self._losses.append(torch.stack(self._waiting))
                 self._waiting = []

@@ -21,6 +21,7 @@ class Finetune(Method):
     """
 
     predicted: Tensor | None = None  # the last prediction's outputs, graph included
+    _found: tuple[Any, Observation] | None = None  # the last step's outputs of its first term, and what they are for
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run, self.view, self.rule = run, view, rule
@@ -42,29 +43,36 @@ class Finetune(Method):
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         if self.seen is not None:
             self.seen[observation.targets] = True
-        loss, self.outputs_before = None, None
+        loss, self._found = None, None
         predicted, self.predicted = (None if prediction is None else self.predicted), None
         for term in self.terms(observation):
             optimizer = self.optimizers[term.group]
             optimizer.zero_grad(set_to_none=True)
             outputs = predicted if term.inputs is observation.inputs else None  # used again, if it was for these
             found, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
-            if self.outputs_before is None and "classification" in self.benchmark.facts:
-                self.outputs_before = self._scores_of_the_batch(found, observation)
+            if self._found is None:
+                self._found = (found, observation)
             self.after_gradients()
             with self.run.meter.phase("optimizer"):
                 optimizer.step()
         self.objective.after_update(self.network)
         return loss
 
-    def _scores_of_the_batch(self, outputs: Tensor, observation: Observation) -> Tensor:
-        """Of a step's outputs those of the batch that came, which are first; what cannot be right is taken out."""
+    @property
+    def outputs_before(self) -> Tensor | None:
+        """Of the last step's outputs those of the batch that came, which are first, without what cannot be right."""
+        if self._found is None or "classification" not in self.benchmark.facts:
+            return None
+        outputs, observation = self._found
         scores, mask = outputs.detach()[: len(observation.targets)], self.mask(observation)
         return scores if mask is None else scores.masked_fill(~mask, -1e9)
 
     def terms(self, observation: Observation) -> Any:
         """The losses of one step, one after another."""
         mask = self.mask(observation)
+        if mask is None:
+            yield from self.objective.terms(self.network, observation)
+            return
         for term in self.objective.terms(self.network, observation):
             yield Term(term.group, term.inputs, term.targets, masked(term.loss_of, mask))
 

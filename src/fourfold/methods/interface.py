@@ -18,9 +18,12 @@ class Method:
     and lists ``owns_loop`` among its needs. ``judged``: whether its predictions can be asked for.
     """
 
-    outputs_before: Tensor | None = None
-    """The scores [batch, outputs] that the last batch had before it was learned from, where they are at hand."""
     judged = True
+
+    @property
+    def outputs_before(self) -> Tensor | None:
+        """The scores [batch, outputs] that the last batch had before it was learned from, where they are at hand."""
+        return None
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
@@ -44,8 +47,8 @@ class Method:
                 loss = self.observe(step.reveal(), prediction)
             else:
                 loss = self.observe(step.reveal())
-                if step.fresh and self.outputs_before is not None:
-                    run.judge(step, self.outputs_before)
+                if step.fresh and (outputs := self.outputs_before) is not None:
+                    run.judge(step, outputs)
             if step.query is not None:
                 with torch.no_grad():
                     run.judge(step.query, self.predict(step.query.observation))

@@ -167,14 +167,12 @@ def batches(phase: Phase, size: int, seed: int, start: int = 0) -> Iterator[tupl
     if phase.ordered and number:
         return
     while True:
-        order = (
-            torch.arange(count)
-            if phase.ordered
-            else torch.randperm(count, generator=generator(seed, "order", phase.index, number))
-        )
+        indices, context_of = phase.indices, phase.context_of
+        if not phase.ordered:  # permuted once a pass, so that a batch is two slices
+            order = torch.randperm(count, generator=generator(seed, "order", phase.index, number))
+            indices, context_of = indices[order], context_of[order]
         for at in range(skip * size, count, size):
-            chosen = order[at : at + size]
-            yield phase.indices[chosen], phase.context_of[chosen]
+            yield indices[at : at + size], context_of[at : at + size]
         if phase.ordered:
             return
         number, skip = number + 1, 0
