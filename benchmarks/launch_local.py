@@ -1,11 +1,12 @@
 """Short cells a minute on this machine: ours beside stock hydra-submitit-launcher, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/launch_local.py [--cells 100] [--stock-cells 100] [--rounds 1] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/launch_local.py [--cells 100] [--stock-cells 100] [--rounds 1] [--keep FILE]
 
 A cell is `benchmark=digits`, 20 steps, in a process of its own. Both launch the same program with the same
 configuration, two cells at a time: ours by ``slots=2``; stock ``submitit_local`` starts all jobs of a batch at once, so
 it gets batches of two (``hydra.sweeper.max_batch_size=2``, Hydra's basic sweeper). MLflow is off for both. Rounds
 alternate which goes first. Wall time and processor time are those of the whole command, with all its processes.
+``--keep`` adds each sweep's figures to a file and tells of all in it, so that a long comparison can be run in parts.
 """
 
 import argparse
@@ -46,9 +47,10 @@ def launch(kind: str, cells: int) -> dict[str, Any]:
     done = [json.loads(path.read_text()) for path in folder.glob("cells/*/record.json")]
     if status or len(done) != cells or any(record["state"] != "done" for record in done):
         raise SystemExit((folder / "printed").read_text()[-3000:])
-    losses = {record["axes"]["seed"]: record["evaluations"][-1]["value"] for record in done}
+    found = {str(record["axes"]["seed"]): record["evaluations"][-1]["value"] for record in done}
     shutil.rmtree(folder)
-    return {"cells": cells, "wall": wall, "cpu": used.ru_utime + used.ru_stime, "accuracies": losses}
+    cpu = used.ru_utime + used.ru_stime
+    return {"cells": cells, "wall": wall, "cpu": cpu, "load": os.getloadavg()[0], "accuracies": found}
 
 
 def main() -> None:
@@ -58,22 +60,34 @@ def main() -> None:
     parser.add_argument("--stock-cells", type=int, help="default: as many; with fewer, stock pays more of its start")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--kinds", default="ours,stock")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-    for number in range(options.rounds):
-        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+    if options.keep and options.keep.exists():
+        results |= json.loads(options.keep.read_text())
+    for _ in range(options.rounds):
+        for kind in kinds if len(results[kinds[0]]) % 2 == 0 else kinds[::-1]:
             many = options.cells if kind == "ours" else options.stock_cells or options.cells
             found = launch(kind, many)
             results[kind].append(found)
+            if options.keep:
+                options.keep.write_text(json.dumps(results, indent=1))
             print(
                 f"{kind:>6}: {many} cells in {found['wall']:.1f} s = {60 * many / found['wall']:.1f} a minute; "
-                f"{found['cpu'] / many:.2f} CPU-s a cell",
+                f"{found['cpu'] / many:.2f} CPU-s a cell; load {found['load']:.1f}",
                 flush=True,
             )
-    rates = {kind: sum(60 * one["cells"] for one in r) / sum(one["wall"] for one in r) for kind, r in results.items()}
-    costs = {kind: sum(one["cpu"] for one in r) / sum(one["cells"] for one in r) for kind, r in results.items()}
+    tell(results, kinds)
+
+
+def tell(results: dict[str, list[dict[str, Any]]], kinds: list[str]) -> None:
+    """The ratios over all sweeps."""
+    cells = {kind: sum(one["cells"] for one in results[kind]) for kind in kinds}
+    rates = {kind: 60 * cells[kind] / sum(one["wall"] for one in results[kind]) for kind in kinds}
+    costs = {kind: sum(one["cpu"] for one in results[kind]) / cells[kind] for kind in kinds}
+    for kind in kinds:
+        print(f"{kind:>6}: {cells[kind]} cells, {rates[kind]:.1f} a minute, {costs[kind]:.2f} CPU-s a cell")
     for kind in kinds[1:]:
         print(
             f"ours : {kind} = {rates['ours'] / rates[kind]:.1f} in cells a minute, "
@@ -82,8 +96,6 @@ def main() -> None:
         pairs = [(one["accuracies"], other["accuracies"]) for one in results["ours"] for other in results[kind]]
         same = [ours[seed] == value for ours, theirs in pairs for seed, value in theirs.items()]
         print(f"the same accuracy, to the last bit, in {sum(same)} of {len(same)} cells that both ran")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
