@@ -5,14 +5,16 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
 
+from fourfold import pulse
 from fourfold.launch.ending import blank_record
 from fourfold.record import Record
 
-EXIT, KILL, RAISE, SLEEP, DEAF, SLOW = 1001, 1002, 1003, 1004, 1005, 1006
+EXIT, KILL, RAISE, SLEEP, DEAF, SLOW, BEAT, FILL = 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008
 
 
 def stand_in(cell: dict[str, Any], folder: Path, overrides: list[str]) -> Record:
@@ -33,11 +35,39 @@ def stand_in(cell: dict[str, Any], folder: Path, overrides: list[str]) -> Record
     if seed in (SLEEP, DEAF):
         (folder / "started").touch()
         time.sleep(600)
+    if seed == BEAT:
+        beat(folder)
+    if seed == FILL:
+        fill(folder)
     if seed == SLOW:
         time.sleep(0.5)
     record.state, record.ended = "done", time.time()
     record.write(folder)
     return record
+
+
+def beat(folder: Path) -> None:
+    """A hundred steps a second, until somebody has seen that."""
+    pulse.EVERY, begun = 0.1, time.monotonic()
+
+    def count() -> tuple[int, float]:
+        steps = int(100 * (time.monotonic() - begun))
+        return steps, 32.0 * steps
+
+    until = SimpleNamespace(rule={"seconds": None}, last=100_000, share=1.0)
+    with pulse.Pulse(folder, count, "images", until):
+        while not (folder / "seen").exists() and time.monotonic() - begun < 60:
+            time.sleep(0.05)
+
+
+def fill(folder: Path) -> None:
+    """Leaves no room on the disk."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
 
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

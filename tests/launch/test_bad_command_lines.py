@@ -90,6 +90,13 @@ SINGLE = [
     ("method=replay method.memory=none", "method.memory"),
     ("tracking=server tracking.uri=null", "tracking.uri"),
     ("tracking=server tracking.uri=ftp://here", "tracking.uri"),
+    ("rerun=mising", "did you mean missing?"),
+    ("scale=smok", "did you mean smoke?"),
+    ("tracking=servr", "did you mean server?"),
+    ("method=replay setting=class_incremental method.memry=3", "did you mean method.memory?"),
+    ("setting=osaka setting.alpa=0.9", "did you mean setting.alpha?"),
+    ("setting=osaka setting.alpha=1.5", "setting.alpha=1.5: must be between 0 and 1"),
+    ("benchmark/model=resnt benchmark=resnet", "no such benchmark/model"),
 ]
 
 SWEEPS = [

@@ -1,5 +1,6 @@
 """Sweeps on this machine: what is run, what is left out, and what becomes of a cell that dies."""
 
+import itertools
 import json
 import os
 import signal
@@ -293,3 +294,44 @@ def test_methods_without_use_for_a_rule_are_pruned_instead_of_stopping_the_sweep
     assert shell("-m", "benchmark=digits", "method=finetune,random", "method/rule=backprop,dtp") == 0
     found = [record.read(folder).axes for folder in (output / "cells").iterdir()]
     assert sorted((axes["method"], axes["rule"]) for axes in found) == [("finetune", "backprop"), ("finetune", "dtp")]
+
+
+def test_interrupted_cells_of_another_configuration_start_anew_and_that_is_said(
+    shell: Shell, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """conf/ was edited between an interrupted run and its repetition: another cell, and the old one is left alone."""
+    import shutil
+
+    conf = tmp_path / "conf"
+    shutil.copytree(composition.config_directory(), conf)
+    monkeypatch.setattr(composition, "config_directory", lambda: conf)
+    words = ["-m", "seed=0,1", "optimizer=sgd", "rerun=missing"]
+    assert shell(*words) == 0
+    for path in output.glob("cells/*/record.json"):
+        content = json.loads(path.read_text())
+        if content["axes"]["seed"] == 1:
+            path.write_text(json.dumps({**content, "state": "interrupted"}))
+    file = conf / "optimizer" / "sgd.yaml"
+    before, after = "momentum: 0.9", "momentum: 0.5"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    capsys.readouterr()
+    assert shell(*words) == 0
+    said = capsys.readouterr().out
+    assert "1 cell was interrupted with another configuration in sweep " in said
+    assert "and start anew" in said
+    assert "optimizer.momentum=0.5, was 0.9)" in said
+    assert len(list(output.glob("cells/*/record.json"))) == 4
+    assert shell(*words) == 0
+    assert "another configuration" not in capsys.readouterr().out
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    shell: Shell, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    now, day, looks = time.time, 86_400.0, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + day * (next(looks) % 3 - 1))
+    assert shell("-m", f"seed=0,{KILL},1", "retries=1") == 1
+    assert {seed: one.state for seed, one in records(output).items()} == {0: "done", KILL: "failed", 1: "done"}
+    assert shell("-m", "seed=0,1", "rerun=missing") == 0
+    assert "2 of 2 cells are not run again" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def interrupted(job: str | None, what: str = "interrupted") -> Ending:
 
 
 def refused(what: str) -> Ending:
-    """The scheduler does not take the job."""
+    """The scheduler, or this machine, does not take the job."""
     return Ending(None, state=UNAVAILABLE, reason="unavailable", message=what)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from submitit.core.utils import DelayedSubmission, JobPaths, pickle_load
 
 from fourfold.launch import forkserver, slots
-from fourfold.launch.ending import LOST, TIMEOUT, Ending, died, interrupted, read_log, reason_of_exit
+from fourfold.launch.ending import LOST, TIMEOUT, Ending, died, interrupted, read_log, reason_of_exit, refused
 from fourfold.launch.jobs import Job, RankFailed
 from fourfold.launch.processes import Process, Request, Warm, start_cold
 from fourfold.launch.slots import Slot
@@ -42,7 +42,7 @@ def submit(
 
     As submitit's local executor does it, but without its controller process: a rank is a process, in a session of its
     own. So Ctrl-C reaches the launcher alone, which passes it on; the exit status is the job's; and nothing but the
-    job itself runs beside a measurement.
+    job itself runs beside a measurement. Raises OSError, with nothing left running, where its files find no room.
     """
     identity = f"{os.getpid()}-{next(NUMBERS)}"
     paths = [JobPaths(folder, identity, rank) for rank in range(job.ranks)]
@@ -66,7 +66,12 @@ def submit(
             **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if meeting else {}),
         }
         given = {**around, **environment, **meeting, **itself}
-        processes.append(start(Request(command, str(path.folder), given, path.stdout, path.stderr, slot.cores)))
+        try:
+            processes.append(start(Request(command, str(path.folder), given, path.stdout, path.stderr, slot.cores)))
+        except OSError:
+            for process in processes:
+                process.kill()
+            raise
     return paths, processes
 
 
@@ -144,7 +149,13 @@ def _schedule(waiting: list[Job], folder: str, stop: Stop, start: Start) -> None
                     told.add(id(job))
                     break
                 mine = [free.pop(0) for _ in range(_devices(job, many))]
-                running.append(_start(waiting.pop(0), folder, mine, places.pop(0), start, needs[id(job)]))
+                try:
+                    running.append(_start(job, folder, mine, places[0], start, needs[id(job)]))
+                    places.pop(0)
+                except OSError as error:  # a full disk: this cell has no place, others and their records stay
+                    free[:] = sorted({*free, *mine}, key=slots.device_order)
+                    job.end(refused(f"cannot be started: {error.strerror or error}"))
+                waiting.pop(0)
             ended = [one for one in running if not _goes_on(one, stop)]
             for one in ended:
                 running.remove(one)

@@ -151,10 +151,16 @@ def _translated(error: Exception, words: list[str]) -> tuple[str, int]:
     if isinstance(error, UserWarning):
         return f"hydra.searchpath: {str(error).rpartition('path=')[2]}", refused
     if isinstance(error, OSError):
-        return f"{error.filename or 'the output folder'}: cannot be used: {error.strerror or error}", refused
+        return f"{error.filename or _output_folder(words)}: cannot be used: {error.strerror or error}", refused
     if isinstance(error, ValueError) and _raised_by_hydra(error):
         return str(error), refused
     return f"{type(error).__name__}: {error} (an error of Fourfold's own; FOURFOLD_DEBUG=1 shows where)", 1
+
+
+def _output_folder(words: list[str]) -> str:
+    """For an error of the system that names no file, as that of a full disk."""
+    given = [word.removeprefix("output_dir=") for word in words if word.startswith("output_dir=")]
+    return f"output_dir={(given or [os.environ.get('FOURFOLD_OUTPUT', 'outputs')])[-1]}"
 
 
 def _raised_by_hydra(error: Exception) -> bool:

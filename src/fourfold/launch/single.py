@@ -12,6 +12,7 @@ from typing import Any
 from fourfold import composition
 from fourfold.errors import Refused
 from fourfold.launch import leases, progress, suites, sweep
+from fourfold.launch.changed import changed_since
 from fourfold.launch.ending import interrupted, readable, settle, signature
 from fourfold.launch.jobs import Job, RankJob, number_of_ranks
 from fourfold.launch.local import run_local
@@ -53,9 +54,12 @@ def run_one(
         say(f"rerun={cell['rerun']}: not run again")
     else:
         entry = {"index": 0, "cell": folder.name, "folder": os.path.relpath(folder, output_dir), "overrides": overrides}
+        changed = changed_since(output_dir, [(folder.name, overrides, cell)]) if cell["rerun"] != "all" else None
         manifest = Manifest(output_dir, new_identity(), command, [entry])
         sweep.start(manifest, cell["tracking"], output_dir)
         sweep.prepare_tracking(cell["tracking"], output_dir)
+        if changed:
+            say(changed)
         if cell["rerun"] == "all":
             sweep.anew(folder)
         found = _run(run, cell, folder, overrides)

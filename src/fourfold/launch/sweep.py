@@ -13,6 +13,7 @@ from fourfold import checkpoint
 from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
 from fourfold.launch import cancelling, progress
 from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
+from fourfold.launch.changed import changed_since
 from fourfold.launch.ending import Ending, blank_record, readable, settle, signature
 from fourfold.launch.manifest import Manifest, close_dead
 from fourfold.launch.preview import preview
@@ -43,6 +44,7 @@ def run_sweep(
         for line in [*refusal_table(found), *preview(found.cells, left, first["slots"])]:
             progress.say(line)
         return [], []
+    changed = changed_since(output_dir, [(p.name, p.overrides, p.cell) for p in chosen if first["rerun"] != "all"])
     entries = [entry(p, output_dir, kept.get(p.index)) for p in found.cells]
     manifest = Manifest(output_dir, sweep_dir.name, command, entries, _left_out(found.refused))
     manifest.content["not_applicable"] = _left_out(found.not_applicable)
@@ -53,6 +55,8 @@ def run_sweep(
         progress.say(
             f"rerun={first['rerun']}: {len(found.cells) - len(chosen)} of {len(found.cells)} cells are not run again"
         )
+    if changed:
+        progress.say(changed)
     prepare_tracking(first["tracking"], output_dir)
     if first["rerun"] == "all":
         for planned in chosen:
