@@ -17,11 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from fourfold.tracking.views import charts_address, compare_address, table_address
@@ -33,7 +36,9 @@ FLAGS = (
 ASSISTANT = "[data-component-id='mlflow.assistant.chat_panel.close']"
 MOST_COMPARED = 8
 CHARTED = ("Fourfold", "Add chart", "units_per_second")
-COMPARED = ("benchmark", "hardware", "setting", "method", "units_per_second")
+AXES, RATE = ("benchmark", "hardware", "setting", "method"), "units_per_second"
+COMPARED = (*AXES, RATE)
+SELECT = "du-bois-light-select"  # of MLflow's widgets
 
 
 def main() -> None:
@@ -57,7 +62,7 @@ def main() -> None:
             charts = charts_address(options.server, identity)
             take(browser, charts, CHARTED, 1300, options.folder / "mlflow_charts.png")
             compare = compare_address(options.server, identity, runs[:MOST_COMPARED])
-            take(browser, compare, COMPARED, 2600, options.folder / "mlflow_compare.png", show_differences)
+            take(browser, compare, COMPARED, 2700, options.folder / "mlflow_compare.png", show_axes)
         finally:
             browser.quit()
 
@@ -94,10 +99,45 @@ def open_browser(profile: Path) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def show_differences(browser: webdriver.Chrome) -> None:
-    """Leaves out of the comparison what is the same in all runs."""
+def show_axes(browser: webdriver.Chrome) -> None:
+    """On the page that compares runs: the four axes and the rate in the plot, and their rows in the tables.
+
+    What is the same in all runs is left out of the tables of parameters and metrics; the tags have all four axes.
+    """
+    parameters, metrics = browser.find_elements(By.CLASS_NAME, SELECT)[:2]
+    choose(browser, parameters, AXES)
+    choose(browser, metrics, [RATE])
+    for header in browser.find_elements(By.CSS_SELECTOR, "[class$='collapse-header']"):
+        if header.text.strip() == "Artifacts":  # nothing is chosen there yet, and the tags come after it
+            browser.execute_script("arguments[0].click()", header)
     for switch in browser.find_elements(By.CSS_SELECTOR, "button[role='switch']"):
         browser.execute_script("arguments[0].click()", switch)
+    for row in browser.find_elements(By.CSS_SELECTOR, "th[scope='row']"):
+        if row.text.strip() in ("hardware", RATE):
+            browser.execute_script(SCROLL_WITHIN, row)
+
+
+SCROLL_WITHIN = """
+let box = arguments[0].closest('table').parentElement;
+while (box.scrollHeight <= box.clientHeight) box = box.parentElement;
+box.scrollTop += arguments[0].getBoundingClientRect().top - box.getBoundingClientRect().top - 100;
+"""
+
+
+def choose(browser: webdriver.Chrome, select: WebElement, names: Sequence[str]) -> None:
+    """Chooses exactly these in a list of which several can be chosen."""
+    while crosses := select.find_elements(By.CLASS_NAME, f"{SELECT}-selection-item-remove"):
+        browser.execute_script("arguments[0].click()", crosses[0])
+    select.click()
+    box = select.find_element(By.CSS_SELECTOR, "input[role='combobox']")
+    for name in names:
+        box.send_keys(name)
+        option = f".{SELECT}-item-option[title='{name}']"
+        with suppress(WebDriverException):  # a parameter that is the same in all runs is not offered
+            found = WebDriverWait(browser, 5).until(lambda page, css=option: page.find_element(By.CSS_SELECTOR, css))
+            browser.execute_script("arguments[0].click()", found)
+        box.send_keys(Keys.BACKSPACE * len(box.get_attribute("value") or ""))
+    box.send_keys(Keys.ESCAPE)
 
 
 def take(
@@ -117,13 +157,16 @@ def take(
     browser.set_window_size(1700, height)
     browser.get(address)
     WebDriverWait(browser, 120).until(complete)
-    prepare(browser)
     with suppress(WebDriverException):  # open on the first visit only
         WebDriverWait(browser, 5).until(lambda page: page.find_element(By.CSS_SELECTOR, ASSISTANT)).click()
+    prepare(browser)
     with suppress(WebDriverException):  # plots are drawn last
         WebDriverWait(browser, 5).until(lambda page: page.find_element(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
     browser.implicitly_wait(1)
     browser.save_screenshot(str(picture))
+    with Image.open(picture) as image:  # a page has few colours
+        small = image.convert("RGB").quantize(192)
+    small.save(picture, optimize=True)
     print(picture)
 
 
