@@ -368,6 +368,14 @@ def test_real_drawings_load(real_data: str) -> None:
     assert 0.02 < ink < 0.2
 
 
+@pytest.mark.data
+def test_osaka_goes_through_the_real_trio(real_data: str, run: Any) -> None:
+    words = ["benchmark=osaka_omniglot", "benchmark/data=osaka_omniglot_small", "setting=osaka", "setting.alpha=0.5"]
+    record = run(*words, "method=online_sgd", "tuned=off", "scale=smoke", "until.steps=12", f"data_dir={real_data}")
+    assert record.state == "done", record.message
+    assert len(record.measurements["contexts"]) == 3
+
+
 @pytest.mark.parametrize(
     "path", sorted((config_directory() / "benchmark" / "data").glob("*.yaml")), ids=lambda p: p.stem
 )
