@@ -1,6 +1,6 @@
 """Figures 4.2 and 4.3 of Ernoult et al. 2022, drawn from the records of suite=dtp_figures.
 
-    python run.py -m suite=dtp_figures hardware=auto
+    python run.py -m suite=dtp_figures hardware=auto [benchmark/data=cifar10_jpeg]
     python benchmarks/dtp_figures.py [--output-dir outputs] [--to docs/results]
 
 4.2: angle and distance between feedback and forward weights of the last layer, over the iterations on one batch.
@@ -18,9 +18,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fourfold.record import read, read_series
+from fourfold.record import DIAGNOSED_STEP, read, read_series
 
-ITERATIONS_A_STEP = 50
 LAST = "block_4"
 CURVES = {"last_layer_dtp": "L-DRL", "last_layer_drl": "DRL"}
 BARS = {
@@ -31,38 +30,48 @@ BARS = {
 }
 LAYERS = ("conv 1", "conv 2", "fully connected 1", "fully connected 2")
 
+DATA = {"cifar10": "CIFAR-10", "cifar10_jpeg": "a JPEG copy of CIFAR-10"}
+
 Looks = dict[str, np.ndarray]
 
 
-def looks_by_row(output_dir: Path) -> dict[str, list[Looks]]:
-    """row of the suite -> the series of each seed's cell that is done."""
+def looks_by_row(output_dir: Path) -> tuple[dict[str, list[Looks]], str]:
+    """(row of the suite -> the series of each seed's cell that is done, the pictures that they saw).
+
+    The series get the ``iterations`` of the last layer until each look.
+    """
     found: dict[str, list[Looks]] = defaultdict(list)
+    pictures: set[str] = set()
     for path in sorted(output_dir.glob("cells/*/record.json")):
         record = read(path.parent)
         suite = record.config.get("suite") or {}
         if suite.get("name") == "dtp_figures" and record.state == "done":
-            found[suite["row"]].append(read_series(path.parent))
-    return found
+            series = read_series(path.parent)
+            counts = record.config["method"]["rule"]["iterations"]
+            a_step = counts[-1] if isinstance(counts, list) else counts
+            found[suite["row"]].append(series | {"iterations": a_step * np.arange(1, len(series[DIAGNOSED_STEP]) + 1)})
+            pictures.add(DATA[record.config["benchmark"]["data"]["source"]])
+    return found, ", ".join(sorted(pictures))
 
 
-def draw_weights(rows: dict[str, list[Looks]], to: Path) -> None:
+def draw_weights(rows: dict[str, list[Looks]], pictures: str, to: Path) -> None:
     """Figure 4.2."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for row, label in CURVES.items():
         for axis, kind in zip(axes, ("weight_angle", "weight_distance"), strict=True):
             values = np.stack([looks[f"{kind}/{LAST}"] for looks in rows[row]])
-            iterations = ITERATIONS_A_STEP * np.arange(1, values.shape[1] + 1)
+            iterations = rows[row][0]["iterations"]
             axis.plot(iterations, values.mean(0), label=f"{label}, {len(values)} seeds")
             axis.fill_between(iterations, values.min(0), values.max(0), alpha=0.25)
-            at = [0, 4, 9, 14, 19, 29, 49, len(iterations) - 1]
+            at = np.searchsorted(iterations, [100, 500, 1000, 1500, 2000, 2500, 5000]).clip(max=len(iterations) - 1)
             print(f"{row:16s} {kind:16s}", *(f"{iterations[i]}: {values.mean(0)[i]:.2f}" for i in at))
-    axes[0].set(xlabel="iterations", ylabel="angle (degrees)", title="last layer: feedback to forward weights")
+    axes[0].set(xlabel="iterations", ylabel="angle (degrees)", title=f"last layer, one batch of {pictures}")
     axes[1].set(xlabel="iterations", ylabel="relative distance", yscale="log")
     axes[0].legend()
     figure.savefig(to / "dtp_figure_4_2.png", dpi=110)
 
 
-def draw_updates(rows: dict[str, list[Looks]], to: Path) -> None:
+def draw_updates(rows: dict[str, list[Looks]], pictures: str, to: Path) -> None:
     """Figure 4.3."""
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     present = [row for row in BARS if rows.get(row)]
@@ -79,7 +88,7 @@ def draw_updates(rows: dict[str, list[Looks]], to: Path) -> None:
             *(f"{value:.1f} ({a:.1f} to {b:.1f})" for value, a, b in zip(mean, last.min(0), last.max(0), strict=True)),
         )
     axis.set_xticks(np.arange(len(LAYERS)) + 0.4 - width / 2, LAYERS)
-    axis.set(ylabel="angle to backprop (degrees)")
+    axis.set(ylabel="angle to backprop (degrees)", title=f"one batch of {pictures}")
     axis.legend()
     figure.savefig(to / "dtp_figure_4_3.png", dpi=110)
 
@@ -89,12 +98,12 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--to", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    rows = looks_by_row(options.output_dir)
+    rows, pictures = looks_by_row(options.output_dir)
     missing = [row for row in CURVES if not rows.get(row)]
     if missing:
         parser.error(f"no finished cell of {', '.join(missing)}; first: python run.py -m suite=dtp_figures")
-    draw_weights(rows, options.to)
-    draw_updates(rows, options.to)
+    draw_weights(rows, pictures, options.to)
+    draw_updates(rows, pictures, options.to)
 
 
 if __name__ == "__main__":

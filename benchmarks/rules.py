@@ -23,7 +23,6 @@ from fourfold.composition import compose, plain
 from fourfold.hardware.device import acquire
 from fourfold.hardware.engine import Engine
 from fourfold.rules import interface as rules
-from fourfold.rules import jacobian_matching
 from fourfold.rules.cost import PER_ITERATION, multiply_adds, step_cost
 from fourfold.rules.dtp import automatic_iterations
 
@@ -82,7 +81,7 @@ def iteration_of(rule: Any, n: int, x: Tensor) -> Callable[[], None]:
 
     def iterate() -> None:
         with torch.no_grad():
-            rule.descend(n, rule.feedback[n], one, 1, getattr(jacobian_matching, rule.forms[n]))
+            rule.descend(n, rule.feedback[n], one, 1)
 
     return iterate
 

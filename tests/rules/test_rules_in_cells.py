@@ -123,6 +123,36 @@ def test_wrong_values_are_refused_before_anything_starts(words: tuple[str, ...],
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "dtp"])
+def test_no_rule_of_the_family_takes_targets_that_are_the_activities(name: str) -> None:
+    with pytest.raises(Refused, match=r"^method.rule.beta=0: must be between 1e-06 and 1000$"):
+        compose(["benchmark=digits", f"method/rule={name}", "method.rule.beta=0"])
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "said"),
+    [
+        (
+            ("method.rule.iterations=[1,2,3]",),
+            "refused",
+            "method.rule.iterations has 3 values; the trained feedback layers are 2: that of block 2 (Linear); "
+            "that of block 3 (Linear)",
+        ),
+        (
+            ("method.rule.feedback_rate=1e6", "method.rule.inversion=gated"),
+            "failed",
+            "the feedback weights of block 2 (Linear) are not finite after 1 steps of rule dtp; a smaller "
+            "method.rule.feedback_rate or method.rule.noise may help",
+        ),
+    ],
+)
+def test_a_cell_that_ends_badly_says_why_in_one_line(
+    words: tuple[str, ...], state: str, said: str, run: Callable[..., Any]
+) -> None:
+    record = run("benchmark=digits", "hardware=cpu", "method=dtp", "until.steps=5", *words)
+    assert (record.state, record.message) == (state, said)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -60,11 +60,17 @@ def stream() -> torch.Generator:
     return torch.Generator().manual_seed(5)
 
 
+def noise(x: Tensor, y: Tensor, sigma: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """eps and eta."""
+    return forms.normal_like(x, sigma, draws), forms.normal_like(y, sigma, draws)
+
+
 @pytest.mark.parametrize(("name", "inversion"), PAIRS)
 def test_the_linear_gradient_is_that_of_the_loss(name: str, inversion: str) -> None:
-    made = made_block(name, inversion)
-    exact = forms.reference(*made, 0.2, stream())[0]
-    assert relative_difference(forms.linear(*made, 0.2, stream())[0], exact) < 1e-5
+    back, x, y, tape = made_block(name, inversion)
+    probes = noise(x, y, 0.2, stream())
+    exact = forms.reference(back, x, y, tape, *probes)[0]
+    assert relative_difference(forms.linear(back, x, y, tape, *probes)[0], exact) < 1e-5
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -125,9 +131,10 @@ def test_local_losses_do_not_depend_on_other_layers() -> None:
 def test_a_feedback_bias_has_no_gradient(inversion: str) -> None:
     back, x, y, tape = made_block("convolution", inversion, dtype=torch.float64)
     biased = FeedbackBlock(back.block, 2, inversion, True, "random")
-    weight, bias = forms.reference(biased, x, y, tape, 0.2, stream())
+    probes = noise(x, y, 0.2, stream())
+    weight, bias = forms.reference(biased, x, y, tape, *probes)
     assert bias.abs().max() < 1e-12 * weight.abs().max()
-    assert not forms.linear(biased, x, y, tape, 0.2, stream())[1].any()
+    assert not forms.linear(biased, x, y, tape, *probes)[1].any()
 
 
 def test_orthogonal_probes_are_orthogonal_and_of_the_same_size() -> None:
@@ -157,15 +164,23 @@ def angle_of(made: Any, n: int) -> float:
     return float(alignment(made.feedback[n].weights[0], made.feedback[n].layers[0].weight).angle)
 
 
+@torch.no_grad()
+def correlated_steps(back: Any, x: Tensor, tape: Any, sigma: float, count: int) -> list[Tensor]:
+    """Steps from where the feedback is, each with noise of its own."""
+    rates, before, draws = forms.correlated_rates(back, tape, sigma), back.block(x), stream()
+    probes = [forms.normal_like(x, sigma, draws) for _ in range(count)]
+    return [forms.correlated_step(back, x, before, tape, eps, rates) for eps in probes]
+
+
 def test_correlated_probes_expect_what_the_loss_does_and_rest_at_the_forward_weights() -> None:
     back, x, y, tape = made_block("pooling", "gated", "symmetric", torch.float64)
-    (rest,) = forms.correlated(back, x, tape, 1e-5, stream(), 1)
+    (rest,) = correlated_steps(back, x, tape, 1e-5, 1)
     assert rest.norm() < 1e-3 * back.weights[0].norm()
     back.weights[0].mul_(-1).add_(0.1)
     step = torch.zeros_like(back.weights[0])
-    for one in forms.correlated(back, x, tape, 1e-3, stream(), 400):
+    for one in correlated_steps(back, x, tape, 1e-3, 400):
         step += one / 400
-    draws = [forms.linear(back, x, y, tape, 1e-3, g)[0] for g in [stream()] for _ in range(400)]
+    draws = [forms.linear(back, x, y, tape, *noise(x, y, 1e-3, g))[0] for g in [stream()] for _ in range(400)]
     down = -torch.stack(draws).mean(0)
     rates = step.flatten(1).norm(dim=1) / down.flatten(1).norm(dim=1)  # each channel has a rate of its own
     torch.testing.assert_close(step, down * rates.view(-1, 1, 1, 1), rtol=0.0, atol=0.15 * float(step.abs().max()))

@@ -163,10 +163,12 @@ def test_parallel_dtp_averages_its_draws() -> None:
     made.steps += 1
     with torch.no_grad():
         made.train_feedback(passes)
-    from fourfold.rules.jacobian_matching import reference
+    from fourfold.rules.jacobian_matching import normal_like, reference
 
     stream, back, one = made.stream(1), rule("parallel_dtp", network).feedback[1], passes[1]
-    draws = [reference(back, one.inputs, one.outputs.detach(), one.tape, 0.2, stream)[0] for _ in range(3)]
+    x, y = one.inputs, one.outputs.detach()
+    noises = [(normal_like(x, 0.2, stream), normal_like(y, 0.2, stream)) for _ in range(3)]
+    draws = [reference(back, x, y, one.tape, eps, eta)[0] for eps, eta in noises]
     torch.testing.assert_close(made.feedback[1].weights[0].grad, torch.stack(draws).mean(0))
 
 

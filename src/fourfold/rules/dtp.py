@@ -1,7 +1,8 @@
 """Difference target propagation towards backprop's targets, "L-DRL" (Ernoult et al. 2022, arXiv 2201.13415)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fourfold.hardware.engine import Engine
 from fourfold.rules import jacobian_matching as forms
 from fourfold.rules.diagnostics import alignment
 from fourfold.rules.feedback import FeedbackBlock
+from fourfold.rules.tape import frozen_statistics
 from fourfold.rules.targets import Pass, TargetRule
 
 GAIN = 0.02  # automatic rate: the share of the misalignment that an iteration takes away
@@ -26,7 +28,8 @@ class DTP(TargetRule):
     formulation: reference (the loss by autograd), linear (the same gradient without a graph), orthogonal (linear with
     orthogonal probes), solve (normal equations for fully connected blocks), correlated (both halves of the loss from
     the same noise; gated only). A block that a formulation does not know (several linear maps, normalisation) is
-    trained by the next general one. feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
+    trained by the next general one. compiled: each block's iteration by torch.compile, on CUDA as a graph.
+    feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
     the block's outputs. train_above: by a look every look_every steps, blocks whose weights are within so many degrees
     of the forward ones are not trained (the angle of mirror feedback does not fall below about 10). iterations: null,
     with correlated only, for as many as take REACH of the misalignment away.
@@ -49,6 +52,7 @@ class DTP(TargetRule):
         feedback_rate: Any,
         momentum: float,
         start: str,
+        compiled: bool,
     ) -> None:
         super().__init__(engine, beta, inversion, iterations, noise, start)
         if formulation == "correlated" and inversion != "gated":
@@ -65,6 +69,8 @@ class DTP(TargetRule):
         self.momentum = momentum
         self.train_above, self.look_every = train_above, look_every
         self.resting: set[int] = set()  # blocks that are close enough
+        self.compiled = compiled
+        self.programs: dict[tuple[int, Any], Any] = {}
 
     def begin_feedback(self) -> None:
         later, rate = self.asked["later_iterations"], self.asked["feedback_rate"]
@@ -92,30 +98,46 @@ class DTP(TargetRule):
         counts = self.later if self.is_late() else self.iterations
         if self.train_above is not None and (self.steps - 1) % self.look_every == 0:
             self.resting = {n for n, back in self.feedback.items() if widest_angle(back) <= self.train_above}
-        for n, back in self.feedback.items():
-            one, form = passes[n], self.forms[n]
-            if counts[n] == 0 or n in self.resting:
-                continue
-            if form == "correlated":
-                self.correlate(n, back, one, counts[n])
-            elif form == "solve":
-                self.solve(n, back, one, counts[n])
-            else:
-                self.descend(n, back, one, counts[n], getattr(forms, form))
+        learning = [n for n in self.feedback if counts[n] and n not in self.resting]
+        side_by_side(self.engine.device, [partial(self.train_block, n, passes[n], counts[n]) for n in learning])
+
+    def train_block(self, n: int, one: Pass, count: int) -> None:
+        """The iterations of one feedback block on one batch. No other block's depend on them; no number is read."""
+        back, form = self.feedback[n], self.forms[n]
+        if form == "correlated":
+            self.correlate(n, back, one, count)
+        elif form == "solve":
+            self.solve(n, back, one, count)
+        else:
+            self.descend(n, back, one, count)
 
     def is_late(self) -> bool:
         """Whether the later number of iterations holds."""
         return self.later is not self.iterations and self.steps > self.later_after
 
-    def descend(self, n: int, back: FeedbackBlock, one: Pass, count: int, gradients: forms.Gradients) -> None:
+    def descend(self, n: int, back: FeedbackBlock, one: Pass, count: int) -> None:
         """Stochastic gradient steps with momentum."""
-        y, stream = one.outputs.detach(), self.stream(n)
+        x, y, sigma, stream = one.inputs, one.outputs.detach(), self.noise[n], self.stream(n)
         rate = self.rates[n] if self.rates else self.automatic_rate(n, y)
+        gradients, draw = forms.DESCENTS[self.forms[n]]
+        gradients = self.program(n, gradients)
+        if self.inversion == "gated":
+            one.tape.differentiate()
         for _ in range(count):
-            found = gradients(back, one.inputs, y, one.tape, self.noise[n], stream)
+            eps, eta = draw(x, sigma, stream), draw(y, sigma, stream)
+            found = gradients(back, x, y, one.tape, eps, eta)
             for parameter, velocity, gradient in zip(back.parameters, self.velocity[n], found, strict=True):
                 velocity.mul_(self.momentum).add_(gradient)
                 parameter.sub_(velocity, alpha=rate)
+
+    def program(self, n: int, function: Any) -> Any:
+        """A function of one block's iterations, compiled for it if that was asked for; never the oracle's autograd."""
+        if not self.compiled or function is forms.reference:
+            return function
+        if (n, function) not in self.programs:
+            graphs = "reduce-overhead" if self.engine.device.type == "cuda" else None  # by CUDA graphs
+            self.programs[n, function] = torch.compile(function, dynamic=False, mode=graphs)
+        return self.programs[n, function]
 
     def automatic_rate(self, n: int, outputs: Tensor) -> float:
         """The loss's curvature is 2 sigma^2 P, P the positions [height x width] that carry noise to the kernel."""
@@ -130,8 +152,12 @@ class DTP(TargetRule):
         # In 16 bits the answer to a small probe is lost in rounding, so this part is computed in 32.
         with torch.autocast(one.inputs.device.type, enabled=False):
             x, tape = one.inputs[::step].to(back.weights[0].dtype), one.tape.some(step)
-            for change in forms.correlated(back, x, tape, self.noise[n], self.stream(n), count, draw):
-                back.weights[0].add_(change)
+            sigma, stream = self.noise[n], self.stream(n)
+            take = self.program(n, forms.correlated_step)
+            with frozen_statistics(back.block):
+                rates, before = forms.correlated_rates(back, tape, sigma), back.block(x)
+                for _ in range(count):
+                    back.weights[0].add_(take(back, x, before, tape, draw(x, sigma, stream), rates))
 
     def solve(self, n: int, back: FeedbackBlock, one: Pass, count: int) -> None:
         """As many draws as iterations, then the solution of all so far."""
@@ -143,8 +169,10 @@ class DTP(TargetRule):
     def feedback_loss(
         self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
     ) -> Tensor:
-        one = passes[n]
-        return forms.loss(back, one.inputs, one.outputs.detach(), one.tape, self.noise[n], stream, parameters)
+        one, sigma = passes[n], self.noise[n]
+        y = one.outputs.detach()
+        eps, eta = forms.normal_like(one.inputs, sigma, stream), forms.normal_like(y, sigma, stream)
+        return forms.loss(back, one.inputs, y, one.tape, eps, eta, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         sums = {n: [solver.gram, solver.product] for n, solver in self.solvers.items()}
@@ -158,6 +186,23 @@ class DTP(TargetRule):
         for mine, saved in pairs:
             for one, other in zip(mine, saved, strict=True):
                 one.copy_(other)
+
+
+def side_by_side(device: torch.device, jobs: Sequence[Callable[[], None]]) -> None:
+    """Does jobs that do not depend on each other: in turn, or on an accelerator with streams each on one of its own."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    if len(jobs) < 2 or not hasattr(module, "Stream"):
+        for job in jobs:
+            job()
+        return
+    assert module is not None
+    ours, streams = module.current_stream(device), [module.Stream(device) for _ in jobs]
+    for job, stream in zip(jobs, streams, strict=True):
+        stream.wait_stream(ours)
+        with module.stream(stream):
+            job()
+    for stream in streams:
+        ours.wait_stream(stream)
 
 
 def widest_angle(back: FeedbackBlock) -> float:

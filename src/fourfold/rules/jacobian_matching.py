@@ -7,7 +7,7 @@ sigma^2 (|A - J^T|^2 - |J|^2). Each function gives the gradients of the block's 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from fourfold.rules.feedback import FeedbackBlock, forward_through, unknowns, weight_gradient
 from fourfold.rules.tape import NORMS, Tape, forward_derivative, frozen_statistics, record
 
-Gradients = Callable[[FeedbackBlock, Tensor, Tensor, Tape, float, torch.Generator], list[Tensor]]
+# (block, inputs, outputs, pass, eps, eta) -> gradients of the block's parameters; nothing is read from the device.
+Gradients = Callable[[FeedbackBlock, Tensor, Tensor, Tape, Tensor, Tensor], list[Tensor]]
+Draw = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def normal_like(like: Tensor, sigma: float, stream: torch.Generator) -> Tensor:
@@ -42,53 +44,36 @@ def noisy_pass(back: FeedbackBlock, noisy: Tensor, clean: Tape) -> tuple[Tensor,
         return record(back.block, noisy)
 
 
-def reference(
-    back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, sigma: float, stream: torch.Generator
-) -> list[Tensor]:
-    """The loss as it is written, differentiated by autograd. Any block. x [batch, in...], y [batch, out...]."""
+def reference(back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, eps: Tensor, eta: Tensor) -> list[Tensor]:
+    """The loss as it is written, differentiated by autograd. Any block. x, eps [batch, in..]; y, eta [batch, out..]."""
     with torch.enable_grad():
         parameters = [value.detach().requires_grad_() for value in back.parameters]
-        return list(torch.autograd.grad(loss(back, x, y, tape, sigma, stream, parameters), parameters))
+        return list(torch.autograd.grad(loss(back, x, y, tape, eps, eta, parameters), parameters))
 
 
 def loss(
-    back: FeedbackBlock,
-    x: Tensor,
-    y: Tensor,
-    tape: Tape,
-    sigma: float,
-    stream: torch.Generator,
-    parameters: list[Tensor],
+    back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, eps: Tensor, eta: Tensor, parameters: list[Tensor]
 ) -> Tensor:
     """The loss [] of a block with these parameters, for one draw of noise."""
-    eps, eta = normal_like(x, sigma, stream), normal_like(y, sigma, stream)
     after, noisy = noisy_pass(back, x + eps, tape)
     clean = back(tape, y, parameters)
     answer, shaken = back(noisy, after, parameters) - clean, back(tape, y + eta, parameters) - clean
     return (shaken.square().sum() - 2 * (eps * answer).sum()) / len(x)
 
 
-def linear(
-    back: FeedbackBlock,
-    x: Tensor,
-    y: Tensor,
-    tape: Tape,
-    sigma: float,
-    stream: torch.Generator,
-    draw: Callable[[Tensor, float, torch.Generator], Tensor] = normal_like,
-) -> list[Tensor]:
+def linear(back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, eps: Tensor, eta: Tensor) -> list[Tensor]:
     """The same gradient without a graph, for a plain block: G = L phi with L the transposed map of the weights.
 
     With a = phi(F(x + eps)) - phi(y), e = phi(y + eta) - phi(y) and w(inputs, errors) the weight gradient of the layer:
-    2/B [w(L e, e) - w(eps, a)]. One pass of F, one of L, two weight gradients; G's bias cancels.
+    2/B [w(L e, e) - w(eps, a)]. One pass of F, one of L, two weight gradients; G's bias cancels. With orthogonal probes
+    its expectation is the same, and its variance less where a layer has one position.
     """
-    eps, eta = draw(x, sigma, stream), draw(y, sigma, stream)
     a, e = answers(back, x, y, tape, eps, eta)
     layer, entry = back.layers[0], tape.entries[back.at(tape)]
-    eps = eps.view(entry.inputs.shape) if eps.numel() == entry.inputs.numel() else shaped(back, tape, eps)
+    seen = shaped(back, tape, eps)
     sent = back._back([entry], e, {layer: (back.weights[0], None)})
-    gradient = weight_gradient(layer, sent, e) - weight_gradient(layer, eps, a)
-    return [gradient.mul_(2 / len(x)), *(torch.zeros_like(bias) for bias in back.biases)]
+    gradient = weight_gradient(layer, sent, e) - weight_gradient(layer, seen, a)
+    return [gradient * (2 / len(x)), *(torch.zeros_like(bias) for bias in back.biases)]
 
 
 def answers(back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, eps: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,11 +92,12 @@ def shaped(back: FeedbackBlock, tape: Tape, values: Tensor) -> Tensor:
     return values
 
 
-def orthogonal(
-    back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, sigma: float, stream: torch.Generator
-) -> list[Tensor]:
-    """``linear`` with orthogonal probes: the same expectation, less variance where a layer has one position."""
-    return linear(back, x, y, tape, sigma, stream, orthogonal_like)
+# formulation -> its gradients, and the noise that they are asked for
+DESCENTS: dict[str, tuple[Gradients, Draw]] = {
+    "reference": (reference, normal_like),
+    "linear": (linear, normal_like),
+    "orthogonal": (linear, orthogonal_like),
+}
 
 
 def can_correlate(back: FeedbackBlock) -> bool:
@@ -126,17 +112,21 @@ def every(back: FeedbackBlock, y: Tensor, probes: float) -> int:
     return max(1, int(len(y) // max(1.0, wanted)))
 
 
-@torch.no_grad()
-def correlated(
-    back: FeedbackBlock,
-    x: Tensor,
-    tape: Tape,
-    sigma: float,
-    stream: torch.Generator,
-    iterations: int,
-    draw: Callable[[Tensor, float, torch.Generator], Tensor] = normal_like,
-) -> Iterator[Tensor]:
-    """Steps towards the optimum of the same loss, with both of its halves estimated from the same noise.
+def correlated_rates(back: FeedbackBlock, tape: Tape, sigma: float) -> Tensor:
+    """What multiplies ``correlated_step`` in each output channel [out, 1, ...]; 0 where a channel is silent."""
+    layer, entries = back.layers[0], back.after(tape)
+    ones = torch.ones_like(tape.entries[back.at(tape)].outputs)
+    weight = back.before_weights(tape, forward_derivative(entries, ones)) if entries else ones
+    other = [0, *range(2, ones.dim())]
+    total, squares = weight.sum(other), weight.square().sum(other)
+    observations = total.square() / squares.clamp_min(1e-30)
+    rate = 1 / (1 + unknowns(layer) / observations.clamp_min(1e-30))
+    scale = torch.where(total > 0, rate / (sigma * sigma * total.clamp_min(1e-30)), torch.zeros_like(total))
+    return scale.view(-1, *[1] * (layer.weight.dim() - 1))
+
+
+def correlated_step(back: FeedbackBlock, x: Tensor, before: Tensor, tape: Tape, eps: Tensor, rates: Tensor) -> Tensor:
+    """A step towards the optimum of the same loss, with both of its halves estimated from the same noise.
 
     To second order the halves have the gradients -2 sigma^2 N theta and 2 sigma^2 N omega, N the squared derivatives D
     of what follows the linear map, summed. With independent eps and eta the noise of both stays however close omega
@@ -146,25 +136,13 @@ def correlated(
 
     has the expectation sigma^2 N (theta - omega), and vanishes where omega = theta. The step of an output channel is
     g / (sigma^2 N) / (1 + unknowns / observations), the best of a normalised least-mean-squares filter. One pass of F,
-    one of omega, one weight gradient. Gives each iteration's step; the caller adds it.
+    one of omega, one weight gradient. ``before`` is F(x) without the running averages of a clean pass.
     """
-    layer, entries = back.layers[0], back.after(tape)
-    ones = torch.ones_like(tape.entries[back.at(tape)].outputs)
-    weight = back.before_weights(tape, forward_derivative(entries, ones)) if entries else ones
-    other = [0, *range(2, ones.dim())]
-    total, squares = weight.sum(other), weight.square().sum(other)
-    observations = total.square() / squares.clamp_min(1e-30)
-    rate = 1 / (1 + unknowns(layer) / observations.clamp_min(1e-30))
-    scale = torch.where(total > 0, rate / (sigma * sigma * total.clamp_min(1e-30)), torch.zeros_like(total))
-    scale = scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    with frozen_statistics(back.block):
-        before = back.block(x)
-        for _ in range(iterations):
-            eps = draw(x, sigma, stream)
-            seen = shaped(back, tape, eps)
-            predicted = forward_derivative(entries, forward_through(layer, back.weights[0], seen))
-            surprise = back.before_weights(tape, back.block(x + eps) - before - predicted)
-            yield weight_gradient(layer, seen, surprise).mul_(scale)
+    layer = back.layers[0]
+    seen = shaped(back, tape, eps)
+    predicted = forward_derivative(back.after(tape), forward_through(layer, back.weights[0], seen))
+    surprise = back.before_weights(tape, back.block(x + eps) - before - predicted)
+    return weight_gradient(layer, seen, surprise) * rates
 
 
 class Solver:
@@ -192,7 +170,7 @@ class Solver:
         """omega [out, in]; a millionth of the mean square is added, so that silent units do no harm."""
         size = len(self.gram)
         ridge = self.gram.diagonal().mean().clamp_min(1e-30) * 1e-6
-        return torch.linalg.solve(self.gram + ridge * torch.eye(size).to(self.gram), self.product)
+        return torch.linalg.solve_ex(self.gram + ridge * torch.eye(size).to(self.gram), self.product)[0]
 
 
 def can_solve(back: FeedbackBlock, largest: int) -> bool:

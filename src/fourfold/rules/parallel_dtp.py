@@ -35,11 +35,13 @@ class ParallelDTP(TargetRule):
     def train_feedback(self, passes: list[Pass]) -> None:
         for n, back in self.feedback.items():
             one, stream, count = passes[n], self.stream(n), self.iterations[n]
+            x, y, sigma = one.inputs, one.outputs.detach(), self.noise[n]
             form = forms.linear if back.plain else forms.reference
             for parameter in back.parameters:
                 parameter.grad = torch.zeros_like(parameter)
             for _ in range(count):
-                found = form(back, one.inputs, one.outputs.detach(), one.tape, self.noise[n], stream)
+                eps, eta = forms.normal_like(x, sigma, stream), forms.normal_like(y, sigma, stream)
+                found = form(back, x, y, one.tape, eps, eta)
                 for parameter, gradient in zip(back.parameters, found, strict=True):
                     assert parameter.grad is not None
                     parameter.grad.add_(gradient, alpha=1 / count)
@@ -49,8 +51,10 @@ class ParallelDTP(TargetRule):
     def feedback_loss(
         self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
     ) -> Tensor:
-        one = passes[n]
-        return forms.loss(back, one.inputs, one.outputs.detach(), one.tape, self.noise[n], stream, parameters)
+        one, sigma = passes[n], self.noise[n]
+        y = one.outputs.detach()
+        eps, eta = forms.normal_like(one.inputs, sigma, stream), forms.normal_like(y, sigma, stream)
+        return forms.loss(back, one.inputs, y, one.tape, eps, eta, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         own = None if self.optimizer is None else self.optimizer.state_dict()

@@ -60,6 +60,12 @@ class Tape:
 
     entries: list[Entry] = field(default_factory=list)
 
+    def differentiate(self) -> None:
+        """Works out the derivatives of the activations, so that a compiled use of them finds them there."""
+        for entry in self.entries:
+            if isinstance(entry.layer, ACTIVATIONS):
+                _ = entry.derivative
+
     def some(self, step: int) -> "Tape":
         """The same for every ``step``-th sample."""
         return self if step == 1 else Tape([entry.some(step) for entry in self.entries])
