@@ -30,7 +30,8 @@ def page(cells: list[Cell]) -> str:
     parts = ["# Learning rules in continual learning", "", *_about(cells)]
     for benchmark, setting in dict.fromkeys((row.benchmark, row.setting) for row in rows):
         own = [row for row in rows if (row.benchmark, row.setting) == (benchmark, setting)]
-        own.sort(key=lambda row: [one.method for one in own].index(row.method))
+        methods = [row.method for row in own]
+        own.sort(key=lambda row: methods.index(row.method))
         parts += [
             "",
             f"## {benchmark}, {setting}",
