@@ -28,11 +28,11 @@ class DTP(TargetRule):
     formulation: reference (the loss by autograd), linear (the same gradient without a graph), orthogonal (linear with
     orthogonal probes), solve (normal equations for fully connected blocks), correlated (both halves of the loss from
     the same noise; gated only). A block that a formulation does not know (several linear maps, normalisation) is
-    trained by the next general one. compiled: each block's iteration by torch.compile, on CUDA as a graph.
-    feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
+    trained by the next general one. feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
     the block's outputs. train_above: by a look every look_every steps, blocks whose weights are within so many degrees
     of the forward ones are not trained (the angle of mirror feedback does not fall below about 10). iterations: null,
-    with correlated only, for as many as take REACH of the misalignment away.
+    with correlated only, for as many as take REACH of the misalignment away. compiled: each block's iteration is one
+    program of torch.compile, on CUDA replayed as a graph.
     """
 
     name = "dtp"
@@ -99,7 +99,9 @@ class DTP(TargetRule):
         if self.train_above is not None and (self.steps - 1) % self.look_every == 0:
             self.resting = {n for n, back in self.feedback.items() if widest_angle(back) <= self.train_above}
         learning = [n for n in self.feedback if counts[n] and n not in self.resting]
-        side_by_side(self.engine.device, [partial(self.train_block, n, passes[n], counts[n]) for n in learning])
+        jobs = [partial(self.train_block, n, passes[n], counts[n]) for n in learning]
+        # A graph is replayed on the stream that it was captured on: ours.
+        side_by_side(torch.device("cpu") if self.compiled else self.engine.device, jobs)
 
     def train_block(self, n: int, one: Pass, count: int) -> None:
         """The iterations of one feedback block on one batch. No other block's depend on them; no number is read."""
@@ -169,10 +171,9 @@ class DTP(TargetRule):
     def feedback_loss(
         self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
     ) -> Tensor:
-        one, sigma = passes[n], self.noise[n]
+        one = passes[n]
         y = one.outputs.detach()
-        eps, eta = forms.normal_like(one.inputs, sigma, stream), forms.normal_like(y, sigma, stream)
-        return forms.loss(back, one.inputs, y, one.tape, eps, eta, parameters)
+        return forms.loss_of_a_draw(back, one.inputs, y, one.tape, self.noise[n], stream, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         sums = {n: [solver.gram, solver.product] for n, solver in self.solvers.items()}

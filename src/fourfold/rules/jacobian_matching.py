@@ -61,6 +61,20 @@ def loss(
     return (shaken.square().sum() - 2 * (eps * answer).sum()) / len(x)
 
 
+def loss_of_a_draw(
+    back: FeedbackBlock,
+    x: Tensor,
+    y: Tensor,
+    tape: Tape,
+    sigma: float,
+    stream: torch.Generator,
+    parameters: list[Tensor],
+) -> Tensor:
+    """``loss`` for the next noise of a stream."""
+    eps, eta = normal_like(x, sigma, stream), normal_like(y, sigma, stream)
+    return loss(back, x, y, tape, eps, eta, parameters)
+
+
 def linear(back: FeedbackBlock, x: Tensor, y: Tensor, tape: Tape, eps: Tensor, eta: Tensor) -> list[Tensor]:
     """The same gradient without a graph, for a plain block: G = L phi with L the transposed map of the weights.
 

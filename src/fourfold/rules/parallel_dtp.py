@@ -51,10 +51,9 @@ class ParallelDTP(TargetRule):
     def feedback_loss(
         self, n: int, back: FeedbackBlock, passes: list[Pass], stream: torch.Generator, parameters: list[Tensor]
     ) -> Tensor:
-        one, sigma = passes[n], self.noise[n]
+        one = passes[n]
         y = one.outputs.detach()
-        eps, eta = forms.normal_like(one.inputs, sigma, stream), forms.normal_like(y, sigma, stream)
-        return forms.loss(back, one.inputs, y, one.tape, eps, eta, parameters)
+        return forms.loss_of_a_draw(back, one.inputs, y, one.tape, self.noise[n], stream, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         own = None if self.optimizer is None else self.optimizer.state_dict()
