@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.benchmarks import published
-from fourfold.data.tensors import Batch, Sets, with_validation
+from fourfold.data.tensors import Batch, Sets, normalised, with_validation
 from fourfold.errors import Refused, Unavailable
 from fourfold.members import parameters, target
 from fourfold.randomness import seed_of
@@ -89,7 +89,9 @@ class Benchmark:
             return None
         load = target(arguments)
         arguments.pop("_target_")
-        return load(data_dir=data_dir, seed=self.seed, **arguments)
+        statistics = arguments.pop("normalise", None)
+        sets: Sets = load(data_dir=data_dir, seed=self.seed, **arguments)
+        return sets if statistics is None else normalised(sets, statistics)
 
     def network(self, seed: int, device: str | torch.device = "cpu", outputs: int | None = None) -> nn.Module:
         """A freshly initialised network on a device; "meta" builds it without memory.

@@ -1,6 +1,6 @@
 """Data in memory: whole batches are gathered by index, there is no per-sample Python."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -66,6 +66,40 @@ class Sets:
     test: Any
     classes: int
     shape: tuple[int, ...]
+
+
+class Normaliser:
+    """(x - mean) / deviation by channel, of pictures [batch, channels, height, width] in [0, 1]."""
+
+    def __init__(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        self.statistics = torch.tensor([means, deviations]).view(2, -1, 1, 1)
+        self.on_device = self.statistics
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if self.on_device.device != inputs.device:  # once, not each batch
+            self.on_device = self.statistics.to(inputs.device)
+        mean, deviation = self.on_device
+        return (inputs - mean) / deviation
+
+
+def normalised(sets: Sets, asked: Any) -> Sets:
+    """Pictures with the means taken off and divided by the deviations: ``asked`` is [means, deviations], by channel.
+
+    Raises Refused for anything else, and for what is no labelled pictures in [0, 1].
+    """
+    channels = sets.shape[0] if len(sets.shape) == 3 and isinstance(sets.train, TensorData) else 0
+    if not channels:
+        raise Refused("benchmark.data.normalise: these data are no pictures; leave it null")
+    pair = asked if isinstance(asked, list) and len(asked) == 2 else []
+    numbers = [value for part in pair if isinstance(part, list) and len(part) == channels for value in part]
+    right = len(numbers) == 2 * channels and all(isinstance(value, int | float) for value in numbers)
+    if not right or min(numbers[channels:]) <= 0:
+        raise Refused(
+            f"benchmark.data.normalise={str(asked).replace(' ', '')}: needs [means,deviations], "
+            f"{channels} of each, deviations above 0"
+        )
+    prepare = Normaliser(*asked)
+    return replace(sets, train=replace(sets.train, prepare=prepare), test=replace(sets.test, prepare=prepare))
 
 
 def choose(data: TensorData, samples: int | None, seed: int) -> TensorData:
