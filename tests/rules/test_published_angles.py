@@ -126,11 +126,11 @@ def test_alignment_curve_of_the_last_layer(real_data: str) -> None:
 def test_theorem_with_all_layers_trained(real_data: str) -> None:
     """Figure 4.3, on the JPEG copy of CIFAR-10; published, 5 seeds: 27 to 38, 6.1 to 7.6, 2.5 to 2.7 and 0 degrees.
 
-    There each layer takes 5,000 iterations. Here the two lower ones take five of their time constants,
-    1 / (20 rate noise^2 positions): 200 iterations and 500. About nine minutes of one core; 5,000 of all take half an
-    hour.
+    There each layer takes 5,000 iterations. Here the two lower ones take three of their time constants,
+    1 / (20 rate noise^2 positions): 200 iterations and 500. Some five minutes of one core; 5,000 of all would take half
+    an hour.
     """
-    made, passes = theorem_test(real_data, [1000, 2500, 5000])
+    made, passes = theorem_test(real_data, [600, 1500, 5000])
     net = nn.Sequential(*made.blocks)
     y = torch.randint(10, (len(passes[0].inputs),), generator=torch.Generator().manual_seed(0))
     made.steps += 1
