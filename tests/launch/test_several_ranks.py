@@ -80,6 +80,19 @@ def test_each_strategy_learns_a_llama_as_one_process_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("until", [("until=budget", "until.seconds=2"), ("until=steady", "until.seconds=6")])
+def test_ranks_that_stop_by_the_clock_stop_together(
+    output: Path, hydra_as_it_was: None, until: tuple[str, str]
+) -> None:
+    words = ["benchmark=digits", "hardware=cpu", "hardware.devices=2", "batch=16", "tracking=off", *until]
+    assert main.run_command_line(words) == 0
+    (folder,) = (output / "cells").iterdir()
+    found = record.read(folder)
+    assert found.measurements["stopped_by"] in ("budget", "steady")
+    assert len(record.read_series(folder)["loss"]) == found.measurements["steps"] > 50
+
+
+@pytest.mark.slow
 def test_the_scaling_suite_and_its_report_on_one_and_two_processes(
     output: Path, hydra_as_it_was: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
