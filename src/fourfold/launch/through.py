@@ -42,6 +42,7 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
     cell = planned.cell
     hardware = cell["hardware"]
     accelerated = hardware["backend"] != "cpu" and not hardware["stand_in"]
+    projected = cell["mode"] == "projected"  # one process, without a device
     return Job(
         FrozenJob(
             launcher.hydra_context,
@@ -54,8 +55,8 @@ def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) 
         ),
         request=hardware["launcher"],
         timeout=cell["timeout"],
-        devices=hardware["devices"] if accelerated else 0,
-        ranks=hardware["devices"] if hardware["nodes"] == 1 else 1,
+        devices=hardware["devices"] if accelerated and not projected else 0,
+        ranks=hardware["devices"] if hardware["nodes"] == 1 and not projected else 1,
         slots=cell["slots"],
         requeues=cell["max_requeue"],
         modules=modules(launcher.task_function, cell),
