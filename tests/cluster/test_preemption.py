@@ -9,7 +9,7 @@ import pytest
 from test_requeue import STEPS, WORDS, same_as_undisturbed, started, the_only
 from test_slurm import SHORT, SMALL, finish, launch, nothing_left_behind, output, sacct, slurm_id, wait_for
 
-from fourfold.launch.slurm import job_states
+from fourfold.launch.scheduler import job_states
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 __all__ = ["nothing_left_behind", "output"]

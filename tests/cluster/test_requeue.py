@@ -9,7 +9,7 @@ import pytest
 from test_slurm import SMALL, finish, launch, nothing_left_behind, output, records, sacct, slurm_id, wait_for
 
 from fourfold import record
-from fourfold.launch.slurm import job_states
+from fourfold.launch.scheduler import job_states
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 __all__ = ["nothing_left_behind", "output"]
