@@ -71,7 +71,7 @@ def test_pending_running_and_ended_cells(foreign: str, output: Path, script: Pat
     assert of_sweep(output, None).counts == {"done": 2, "interrupted": 2}
 
 
-@pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.parametrize("alive", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_whole_sweep_is_cancelled(alive: bool, foreign: str, output: Path, script: Path) -> None:
     """By its launcher, or, where that was killed, at Slurm itself."""
     process = hold(output, script)
@@ -82,11 +82,10 @@ def test_a_whole_sweep_is_cancelled(alive: bool, foreign: str, output: Path, scr
     assert sweeps.cancel(output, manifest(output)["id"]) == 0
     if alive:
         finish(process, 130)
+        assert [one.state for one in records(output)].count("interrupted") == 3
     wait_for(lambda: not {"PENDING", "RUNNING"} & {(job_states(jobs) or {}).get(job) for job in jobs})
-    states = {one.axes["seed"]: one.state for one in records(output)}
-    assert (states[0], states[1004]) == ("done", "interrupted")
-    assert "done" not in {states.get(1), states.get(2)}
-    assert of_sweep(output, None).ended is not None
+    found = of_sweep(output, None)
+    assert (found.ended is not None, found.counts["done"]) == (True, 1)
 
 
 def test_a_job_that_is_queued_again_after_its_cell_is_done_is_withdrawn(

@@ -62,7 +62,7 @@ def fail_its_node(job: str) -> None:
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
 
 
-@pytest.mark.parametrize("blow", [notice, fail_its_node])
+@pytest.mark.parametrize("blow", [notice, pytest.param(fail_its_node, marks=pytest.mark.slow)])
 def test_an_allocation_that_is_taken_away_goes_on_where_it_was(
     blow: Callable[[str], None], slurm: Path, output: Path, script: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +91,7 @@ def test_an_allocation_that_is_taken_away_goes_on_where_it_was(
     assert f"this is digits-a100-traditional-finetune-seed{CRASH}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_ranks_get_an_allocation_each(slurm: Path, output: Path, script: Path) -> None:
     words = ["hardware=a100", "hardware.devices=2", "seed=0,1", "hydra.launcher.cells_per_job=2", *SMALL, *SHORT]
     finish(launch(output, words, script), 0)
@@ -112,6 +113,7 @@ def test_cancelling_one_cell_of_an_allocation_leaves_the_others(slurm: Path, out
     assert not any(output.glob(f"cells/*seed{HOLD + 1}-*/runs"))
 
 
+@pytest.mark.slow
 def test_a_sweep_without_its_launcher_is_cancelled(slurm: Path, output: Path, script: Path) -> None:
     """Two allocations of two cells, one at a time: the running one ends its cells, the other never begins."""
     seeds = f"seed={HOLD},{HOLD + 1},{HOLD + 2},{HOLD + 3}"

@@ -68,7 +68,7 @@ def test_a_job_of_higher_priority(preempt: Callable[[], str], output: Path, undi
     assert same_as_undisturbed(found, undisturbed)
 
 
-@pytest.mark.parametrize("partition", ["preemptible", "scavenge"])
+@pytest.mark.parametrize("partition", [pytest.param("preemptible", marks=pytest.mark.slow), "scavenge"])
 def test_a_cell_that_does_not_hear_the_notice(
     partition: str, preempt: Callable[[], str], output: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 __all__ = ["nothing_left_behind", "output"]
 
 WORDS = ["benchmark=digits", "setting=class_incremental", "method=replay", "scale=smoke", "tracking=off"]
-STEPS = ["until.steps=15000", "checkpoint.steps=300"]  # long enough to be disturbed on a quick machine, too
+STEPS = ["until.steps=12000", "checkpoint.steps=300"]  # long enough to be disturbed on a quick machine, too
 
 
 def started(output: Path) -> Callable[[], bool]:
