@@ -74,7 +74,7 @@ def counts(gres: str) -> dict[str, int]:
             continue
         count = int(rest[-1]) if rest and rest[-1].isdigit() else 1
         kind = [part for part in rest if not part.isdigit()]
-        for key in {name, ":".join([name, *kind])}:
+        for key in dict.fromkeys([name, ":".join([name, *kind])]):
             found[key] = found.get(key, 0) + count
     return found
 
