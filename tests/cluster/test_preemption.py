@@ -94,11 +94,12 @@ def test_a_notice_that_comes_while_the_cell_starts(preempt: Callable[[], str], o
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2000)
 def test_a_time_limit_shorter_than_the_cell(slurm: Path, output: Path, undisturbed: Callable[..., Any]) -> None:
     """Slurm counts limits in minutes, and looks at them twice a minute."""
     steps = ["until.steps=16000", "checkpoint.steps=2000", "max_requeue=20"]
     limit = ["hardware.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15"]
-    finish(launch(output, [*WORDS, *steps, *on("main"), *limit]), 0)
+    finish(launch(output, [*WORDS, *steps, *on("main"), *limit]), 0, seconds=1500)
     found = the_only(output)
     assert found.state == "done"
     assert len(found.resumed) >= 1
