@@ -103,7 +103,7 @@ def scontrol(verb: str, identity: str) -> None:
     assert verb == "requeue"
     with job(identity) as known:
         known["again"] = True
-        end(known)
+    end(known["group"])
 
 
 def scancel(*words: str) -> None:
@@ -115,16 +115,18 @@ def scancel(*words: str) -> None:
                 os.kill(step_of(known["group"]), signal.Signals[f"SIG{signals[0]}"])
                 continue
             known["state"] = "CANCELLED"
-            end(known)
+        end(known["group"])
 
 
-def end(known: dict) -> None:
-    """The processes of a job die, those that lead a session of their own, too."""
+def end(shell: int) -> None:
+    """The processes of a job die, those that lead a session of their own, too; all but this one, where it is one."""
     import psutil
 
-    if known["group"] and psutil.pid_exists(known["group"]):
-        for process in [*psutil.Process(known["group"]).children(recursive=True), psutil.Process(known["group"])]:
-            process.kill()
+    if shell and psutil.pid_exists(shell):
+        leader = psutil.Process(shell)
+        for process in [*leader.children(recursive=True), leader]:
+            if process.pid != os.getpid():
+                process.kill()
 
 
 def step_of(shell: int) -> int:
