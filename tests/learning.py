@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def member(path: str) -> dict[str, Any]:
 
 
 def names(group: str) -> list[str]:
-    """The members of a group of conf/."""
-    return sorted(path.stem for path in (config_directory() / group).glob("*.yaml") if not path.stem.startswith("_"))
+    """The members of a group of conf/, but for methods whose library is not here."""
+    found = (path.stem for path in (config_directory() / group).glob("*.yaml") if not path.stem.startswith("_"))
+    return sorted(name for name in found if group != "method" or name != "avalanche" or find_spec("avalanche"))
 
 
 @cache

@@ -25,6 +25,15 @@ def test_the_refusal_names_who_needs_what_and_who_gives_it() -> None:
     assert line == "method clever needs told, which setting hard does not grant; these do: setting=easy"
 
 
+def test_a_need_may_have_alternatives() -> None:
+    choosy = member("method", "choosy", needs="sharp|shown")
+    assert unmet([HARD, choosy]) == []
+    elsewhere = member("method", "choosy", needs="sharp|told")
+    (problem,) = unmet([HARD, elsewhere])
+    line = explain_unmet(problem, [HARD, elsewhere], {"setting": [EASY, HARD]})
+    assert line == "method choosy needs sharp or told, which setting hard does not grant; these do: setting=easy"
+
+
 def test_all_data_is_given_to_bounds_only() -> None:
     bound = member("method", "bound", needs="all_data", oracle=True)
     cheat = member("method", "cheat", needs="all_data")

@@ -1,5 +1,6 @@
 """Choosing values: by which protocol, over which space, and recorded as such."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from fourfold import tuning
 from fourfold.composition import compose, plain
-from fourfold.errors import Failed, NotApplicable
+from fourfold.errors import Failed, NotApplicable, Unavailable
 from fourfold.settings.stream import first_contexts
 from learning import make_stream
 
@@ -55,6 +56,34 @@ def test_many_combinations_are_a_seeded_choice_in_order() -> None:
     assert len(tuning.combinations(space, 1000, 0)) == 100
 
 
+def test_optuna_proposes_each_trial_after_those_before() -> None:
+    pytest.importorskip("optuna", reason="the extra tuning is not installed")
+    words = ("method=mas", "tune=validation_stream", "tune.sampler=tpe", "tune.trials=25")
+    asked: list[float] = []
+
+    def score(tried: Any, contexts: int | None) -> float | None:
+        asked.append(tried["method"]["strength"])
+        return None if asked[-1] < 3 else -abs(asked[-1] - 40.0)
+
+    found, report = tuning.chosen(cell(*words, f"method.search={{strength:{list(map(float, range(60)))}}}"), score)
+    assert report["sampler"] == "tpe"
+    assert [trial["values"]["strength"] for trial in report["trials"]] == asked
+    assert len(asked) == len(set(asked)) <= 25, "a combination is tried once"
+    assert abs(found["method"]["strength"] - 40) <= 3
+    late = asked[len(asked) // 2 :]
+    assert sum(abs(value - 40) <= 10 for value in late) > len(late) / 2, "it looks where it was good"
+    again = list(asked)
+    asked.clear()
+    tuning.chosen(cell(*words, f"method.search={{strength:{list(map(float, range(60)))}}}"), score)
+    assert asked == again, "the seed decides"
+
+
+def test_without_optuna_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(Unavailable, match=r"the package optuna is not installed: pip install 'fourfold\[tuning\]'"):
+        tuning.chosen(cell("method=mas", "tune=oracle", "tune.sampler=tpe"), lambda tried, contexts: 0.5)
+
+
 def test_a_dotted_key_is_one_of_the_cell() -> None:
     found = tuning.with_values(cell("method=finetune"), {"optimizer.learning_rate": 0.5})
     assert found["optimizer"]["learning_rate"] == 0.5
@@ -75,6 +104,7 @@ def test_nothing_is_chosen_where_every_trial_broke() -> None:
         (("method=mas", "tune=first_k_tasks", "tune.contexts=6"), "class_incremental has 5"),
         (("method=mas", "tune=first_k_tasks", "tune.trials=0"), "tune.trials=0"),
         (("method=mas", "tune=guess"), "tune"),
+        (("method=mas", "tune=oracle", "tune.sampler=tpee"), "tune.sampler=tpee"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(words: tuple[str, ...], message: str) -> None:

@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "sweep", nargs="?", metavar="SWEEP", help="a sweep's id, or the beginning of it (default: the latest)"
     )
     report.add_argument("--all", action="store_true", help="all cells on disk instead of one sweep")
-    report.add_argument("--pivot", metavar="ROWS,COLUMNS", help="one figure over two axes, e.g. method,setting")
-    report.add_argument("--metric", metavar="NAME", help="the figure for --pivot (default: average_accuracy)")
+    report.add_argument("--pivot", metavar="ROWS,COLUMNS", help="one figure over two axes (default: method,setting)")
+    report.add_argument("--metric", metavar="NAME", help="the figure for the pivot (default: average_accuracy)")
     report.add_argument(
         "--scaling", action="store_true", help="how rates grow with the devices, weak and strong (suite=scaling)"
     )
@@ -218,11 +218,12 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.all and options.sweep:
         raise Refused(f"report {options.sweep} --all: a sweep or all cells, not both")
-    if options.scaling and (options.score or options.pivot):
-        raise Refused(f"--scaling {'--score' if options.score else '--pivot'}: two different tables; choose one")
+    other = next((f"--{name}" for name in ("score", "pivot", "metric") if getattr(options, name)), None)
+    if options.scaling and other:
+        raise Refused(f"--scaling {other}: two different tables; choose one")
     if options.adaptation is not None:
-        if options.pivot or options.score or options.scaling:
-            raise Refused(f"--adaptation {options.adaptation}: not together with --pivot, --score or --scaling")
+        if options.scaling or other:
+            raise Refused(f"--adaptation {options.adaptation}: not together with {other or '--scaling'}")
         print(adaptation(options.output_dir, options.adaptation, options.sweep, options.form, options.all))
         return 0
     if options.score is not None:
@@ -234,12 +235,10 @@ def _report(options: argparse.Namespace) -> int:
     if options.scaling:
         print(scaling_report(options.output_dir, options.sweep, options.form, options.all))
         return 0
-    if options.pivot is None:
-        if options.metric is not None:
-            raise Refused(f"--metric {options.metric}: names the figure of --pivot ROWS,COLUMNS")
+    if options.pivot is None and options.metric is None:
         print(report(options.output_dir, options.sweep, options.form, options.all))
         return 0
-    axes = tuple(options.pivot.split(","))
+    axes = tuple((options.pivot or "method,setting").split(","))
     if len(axes) != 2:
         raise Refused(f"--pivot {options.pivot}: two axes with a comma between, e.g. method,setting")
     metric = options.metric or "average_accuracy"

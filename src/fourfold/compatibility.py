@@ -4,7 +4,7 @@ This is the one mechanism behind refusals, pruning, the applicability table and 
 Nothing here imports torch: facts are plain words in the YAML of each member.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ FACTS: dict[str, str] = {
     "all_data": "the data of all contexts at once; granted to bounds (oracle methods) only",
     "supervised": "samples come with targets",
     "classification": "targets are classes",
+    "domains": "the data comes from several domains, told apart",
     "differentiable": "the model has gradients",
     "layered": "the model is a plain sequence of layers",
     "generates": "the model writes its output token by token",
@@ -99,7 +100,18 @@ def unmet(members: Iterable[Member]) -> list[Unmet]:
     """The needs that are not met; empty if and only if the cell is valid."""
     members = list(members)
     facts = given(members)
-    return [Unmet(member, need) for member in members for need in sorted(member.needs - facts)]
+    return [Unmet(member, need) for member in members for need in sorted(member.needs) if not met(need, facts)]
+
+
+def met(need: str, facts: Collection[str]) -> bool:
+    """Whether a need is among the facts; of one with alternatives, "a|b", whether any is."""
+    return any(alternative in facts for alternative in need.split("|"))
+
+
+def meaning(need: str) -> str | None:
+    """What a need means, for people; None for a fact that is not the project's."""
+    known = [FACTS[alternative] for alternative in need.split("|") if alternative in FACTS]
+    return ", or ".join(known) or None
 
 
 def explain_unmet(problem: Unmet, members: Iterable[Member], catalogue: Mapping[str, Iterable[Member]]) -> str:
@@ -109,15 +121,14 @@ def explain_unmet(problem: Unmet, members: Iterable[Member], catalogue: Mapping[
     """
     chosen = {member.axis: member for member in members}
     givers = {
-        axis: [other.name for other in others if problem.need in other.gives] for axis, others in catalogue.items()
+        axis: [other.name for other in others if met(problem.need, other.gives)] for axis, others in catalogue.items()
     }
     axis = next(
         (axis for axis in ("setting", "benchmark", "hardware", "method/rule", "method") if givers.get(axis)), None
     )
-    who = f"{problem.member.axis} {problem.member.name} needs {problem.need}"
-    meaning = FACTS.get(problem.need)
-    if meaning:
-        who += f" ({meaning})"
+    who = f"{problem.member.axis} {problem.member.name} needs {problem.need.replace('|', ' or ')}"
+    if meaning(problem.need):
+        who += f" ({meaning(problem.need)})"
     if axis is None:
         return f"{who}, which no member gives"
     verb = "grant" if axis == "setting" else "offer"

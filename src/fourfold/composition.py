@@ -172,7 +172,8 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
     """The one numeric check of a cell: what words cannot tell."""
     setting, benchmark = cell["setting"], cell["benchmark"]
     classes = (benchmark["data"] or {}).get("classes")
-    if setting.get("split") == "classes" and classes is not None:
+    split = setting.get("split")
+    if (split == "classes" or (split == "auto" and "domains" not in benchmark["offers"])) and classes is not None:
         contexts = setting["contexts"]
         if contexts > classes:
             raise Refused(

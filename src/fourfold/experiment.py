@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from fourfold import checkpoint, compatibility, ranks, room, tracing, trials, tuning
 from fourfold.benchmarks import interface as benchmarks
@@ -29,6 +30,7 @@ from fourfold.measure.startup import compile_seconds, process_seconds
 from fourfold.measure.until import Until
 from fourfold.measure.work import GradientWatch
 from fourfold.methods import interface as methods
+from fourfold.methods.buffers import stored_bytes
 from fourfold.metrics import figures
 from fourfold.metrics.verification import fingerprint
 from fourfold.pulse import Pulse
@@ -124,7 +126,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         return
     begun, process = time.perf_counter(), process_seconds()
     device, benchmark, stream, run, method, rule = assembled(cell, record)
-    monitor = watch(cell, device, run.engine)
+    monitor = watch(cell, device, run.engine, folder)
     if rule is not None and cell["diagnose_every"] is not None:
         rule = Watched(rule, cell["diagnose_every"], run.meter)
     engine, until = run.engine, run.until
@@ -158,6 +160,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "units": run.meter.units,
             "parameters": None if network is None else parameter_count(network),
             "bytes": _bytes_of(method),
+            "held": run.held,
+            "data": _data_of(stream, benchmark),
             "trained_parameters": None if network is None else parameter_count(network, trained=True),
             "stopped_by": until.reason,
             "seconds": {**run.watch.read(), **run.meter.phase_seconds(), **around},
@@ -236,6 +240,7 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> No
         with run.watch.on("evaluate"):
             for protocol in AFTER_A_PHASE.keys() & set(stream.protocol):
                 record.evaluations += AFTER_A_PHASE[protocol](method, stream, run.benchmark, run.engine.device, after)
+            run.held.append({"after": after, **_bytes_of(method), "samples": method.sample_bytes()})
 
     keeper, told = run.keeper, "boundaries_train" in stream.grants
     if keeper.place.phase == BEFORE_ALL:
@@ -274,7 +279,7 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**names, "rule": (cell["method"].get("rule") or {}).get("name"), "seed": cell["seed"]}
 
 
-def watch(cell: Mapping[str, Any], device: Device, engine: Engine) -> Monitor:
+def watch(cell: Mapping[str, Any], device: Device, engine: Engine, folder: Path) -> Monitor:
     """The monitor of the devices of this node, for the process that writes the record; it has seen them idle."""
     asked = cell["measure"]
     if asked["period"] is None or engine.rank != 0 or device.stand_in or cell["hardware"]["nodes"] > 1:
@@ -283,7 +288,7 @@ def watch(cell: Mapping[str, Any], device: Device, engine: Engine) -> Monitor:
     if device.accelerator:
         module = torch.get_device_module(device.kind)
         identities = [str(getattr(module.get_device_properties(i), "uuid", "")) for i in range(device.count)]
-    monitor = open_monitor(device.backend, identities, asked["period"])
+    monitor = open_monitor(device.backend, identities, asked["period"], folder)
     monitor.watch_idle(asked["idle"])
     return monitor
 
@@ -305,6 +310,18 @@ def _bytes_of(method: Any) -> dict[str, int]:
     parts = {"parameters": "network", "optimizer": "optimizers"}
     found = {name: _tensor_bytes(state.get(key)) for name, key in parts.items()}
     return {**found, "kept": _tensor_bytes({k: v for k, v in state.items() if k not in parts.values()})}
+
+
+def _data_of(stream: Stream, benchmark: Benchmark) -> dict[str, Any] | None:
+    """The training data of a stream that lists it: the bytes of all samples as a memory keeps them, and the units of
+    work in a pass over each context."""
+    if stream.train is None or any(context.train is None for context in stream.contexts):
+        return None
+    one = stream.train.batch(torch.zeros(1, dtype=torch.long))
+    units = benchmark.units(one)
+    size = sum(stored_bytes(part) for part in tree_leaves((one.inputs, one.targets)) if isinstance(part, torch.Tensor))
+    counts = [len(context.train) for context in stream.contexts if context.train is not None]
+    return {"bytes": size * sum(counts), "units": [units * count for count in counts]}
 
 
 def _tensor_bytes(state: Any) -> int:

@@ -170,6 +170,7 @@ class FileKeeper(Keeper):
             "cpu_seconds": self.cpu_seconds(),
             "stopped_by": self.run.until.reason,
             "findings": self.run.findings,
+            "held": self.run.held,
         }
         return {
             "place": asdict(self.place) | {"seconds": self.run.until.spent() if self.place.step else 0.0},
@@ -206,6 +207,7 @@ class FileKeeper(Keeper):
         self.place.loop = 0
         self.run.until.reason = facts["stopped_by"]
         self.run.findings.update(facts["findings"])
+        self.run.held[:] = facts["held"]
         self.run.watch.add(facts["seconds"])
         self.cpu_before = facts["cpu_seconds"]
         self.record.evaluations[:] = facts["evaluations"]

@@ -166,6 +166,7 @@ class Tune:
     protocol: str
     contexts: int | None
     trials: int
+    sampler: str
     figure: str
 
 
@@ -270,6 +271,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.schedule": ("constant", "cosine"),
     "scale.name": ("auto", "full", "smoke"),
     "measure.flops": ("auto", "on", "off"),
+    "tune.sampler": ("grid", "tpe"),
     "tune.protocol": ("off", "first_k_tasks", "validation_stream", "oracle"),
     "tracking.kind": ("local", "server", "off"),
 }

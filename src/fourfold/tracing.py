@@ -49,8 +49,11 @@ class NoEngine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    def add_gradient(
+        self, parameter: nn.Parameter, gradient: Tensor, factor: Tensor | None = None, weight: float = 1.0
+    ) -> None:
+        added = weight * (gradient if factor is None else gradient * factor)
+        parameter.grad = added if parameter.grad is None else parameter.grad + added
 
     def stored(self, network: nn.Module) -> nn.Module:
         return network

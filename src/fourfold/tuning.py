@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fourfold.benchmarks.libraries import library
 from fourfold.errors import Failed, Refused, nearest
 
 # (cell with the values of a trial, contexts of the stream or None for all) -> its figure; None if it broke
@@ -43,11 +44,14 @@ def chosen(cell: Mapping[str, Any], score: Score) -> tuple[dict[str, Any], dict[
     Of equally good ones the first in the space's order wins. Raises Failed if every trial broke.
     """
     tune = cell["tune"]
-    trials: list[dict[str, Any]] = []
-    for values in combinations(cell["method"]["search"], tune["trials"], cell["seed"]):
-        tried = with_values(cell, values)
-        tried["evaluate_on"] = "test" if tune["protocol"] == "oracle" else "validation"
-        trials.append({"values": values, "score": score(tried, tune["contexts"])})
+
+    def tried(values: Mapping[str, Any]) -> float | None:
+        made = with_values(cell, values)
+        made["evaluate_on"] = "test" if tune["protocol"] == "oracle" else "validation"
+        return score(made, tune["contexts"])
+
+    search = {"grid": on_a_grid, "tpe": by_optuna}[tune["sampler"]]
+    trials = search(cell["method"]["search"], tune["trials"], cell["seed"], tried)
     finite = [trial for trial in trials if trial["score"] is not None and math.isfinite(trial["score"])]
     if not finite:
         raise Failed(
@@ -55,6 +59,40 @@ def chosen(cell: Mapping[str, Any], score: Score) -> tuple[dict[str, Any], dict[
         )
     best = max(finite, key=lambda trial: trial["score"])["values"]
     return with_values(cell, best), {**tune, "trials": trials, "chosen": best}
+
+
+Trials = list[dict[str, Any]]  # {values, score} of each, in order
+Tried = Callable[[Mapping[str, Any]], float | None]
+
+
+def on_a_grid(search: Mapping[str, list[Any]], most: int, seed: int, tried: Tried) -> Trials:
+    """Tries all combinations, or a seeded choice of ``most``."""
+    return [{"values": values, "score": tried(values)} for values in combinations(search, most, seed)]
+
+
+def by_optuna(search: Mapping[str, list[Any]], most: int, seed: int, tried: Tried) -> Trials:
+    """Tries ``most`` combinations, each proposed after the scores before it by tree-structured Parzen estimators
+    (Bergstra et al. 2011), Optuna's. A combination that is proposed again is not tried again.
+
+    Values are taken as ordered as they are listed. Raises Unavailable without the package.
+    """
+    optuna = library("optuna", "tuning")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    space = {key: optuna.distributions.IntDistribution(0, len(values) - 1) for key, values in search.items()}
+    known: dict[tuple[int, ...], dict[str, Any]] = {}
+    for _ in range(most):
+        proposed = study.ask(space)
+        at = tuple(proposed.params[key] for key in search)
+        if at not in known:
+            values = {key: search[key][index] for key, index in zip(search, at, strict=True)}
+            known[at] = {"values": values, "score": tried(values)}
+        score = known[at]["score"]
+        if score is None or not math.isfinite(score):
+            study.tell(proposed, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(proposed, score)
+    return list(known.values())
 
 
 def combinations(search: Mapping[str, list[Any]], most: int, seed: int) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fourfold.__main__ import main
 from fourfold.composition import config_directory
-from fourfold.data import idx, photographs, sources
+from fourfold.data import decoded, idx, photographs, sources
 from fourfold.errors import Refused, Unavailable
 from fourfold.members import target
 from learning import make_stream
@@ -177,6 +177,44 @@ def test_tiny_imagenet_reads_the_labels_of_its_validation_part(put: Any) -> None
     assert sets.train.targets.tolist() == [0, 1]
     assert sets.test.targets.tolist() == [1]
     assert sets.train.inputs.float().mean((1, 2, 3)).tolist() == [0, 255]
+
+
+def test_what_was_decoded_once_is_read_from_beside_the_archive(put: Any, monkeypatch: Any, caplog: Any) -> None:
+    def members(shade: int) -> dict[str, bytes]:
+        root = "tiny-imagenet-200"
+        picture = png(np.full((64, 64, 3), shade), "JPEG")
+        names = (f"{root}/train/n01/images/n01_0.JPEG", f"{root}/val/images/val_0.JPEG")
+        return dict.fromkeys(names, picture) | {f"{root}/val/val_annotations.txt": b"val_0.JPEG\tn01\t0\t0\t1\t1\n"}
+
+    def load(folder: str) -> Any:
+        return photographs.tiny_imagenet(folder, 0, "tiny_imagenet").train.inputs
+
+    decoding = photographs._pictures
+    asked: list[int] = []
+    monkeypatch.setattr(photographs, "_pictures", lambda *words: asked.append(1) or decoding(*words))
+    folder = put("tiny_imagenet", {"tiny-imagenet-200.zip": zipped(members(100))})
+    first, again = load(folder), load(folder)
+    assert torch.equal(first, again)
+    assert len(asked) == 2, "training and test pictures, once"
+    folder = put("tiny_imagenet", {"tiny-imagenet-200.zip": zipped(members(200))})
+    assert load(folder).float().mean() > 190, "another archive of the same name"
+    assert len(asked) == 4
+    kept = sorted(Path(folder, "tiny_imagenet").glob("*.npz"))
+    assert len(kept) == 2
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:100])
+    assert load(folder).float().mean() > 190, "a damaged one is made again"
+    assert len(asked) == 6
+    assert "damaged" in caplog.text
+    for path in kept:
+        path.unlink()
+
+    def full(path: Path) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoded, "replacing", full)
+    assert load(folder).float().mean() > 190, "a folder that cannot be written"
+    assert not list(Path(folder, "tiny_imagenet").glob("*.npz"))
 
 
 def test_core50_holds_three_sessions_out_and_keeps_sessions_as_domains(put: Any) -> None:

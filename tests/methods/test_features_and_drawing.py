@@ -176,7 +176,8 @@ def test_a_sample_belongs_to_the_expert_that_explains_it_best_or_to_none() -> No
     batch = first_batch(made, 0)
     expert = method.network[0]
     bound = -expert.generator.loss(batch.inputs, torch.zeros(16, 4))
-    right = expert.classifier(batch.inputs).log_softmax(1)[torch.arange(16), batch.targets]
+    chances = expert.classify(batch.inputs, [])[0].log_softmax(1)
+    right = chances[torch.arange(16), batch.targets]
     joint = math.log(32) + bound + right
     expected = torch.where(joint < -60, -1, 0)
     assert torch.equal(method.owners(batch.inputs, batch.targets), expected)
@@ -184,7 +185,28 @@ def test_a_sample_belongs_to_the_expert_that_explains_it_best_or_to_none() -> No
     assert (method.owners(noise, batch.targets) == -1).float().mean() > 0.9, "nothing like it was learned"
     method.numbers = [1]
     scores = method.predict(Observation(batch.inputs))
-    torch.testing.assert_close(scores, bound[:, None] + expert.classifier(batch.inputs).log_softmax(1))
+    torch.testing.assert_close(scores, bound[:, None] + chances)
+
+
+def test_a_new_expert_is_shown_the_hidden_layers_before_it_and_does_not_change_them() -> None:
+    joined, apart = (mixture(log_alpha=1e9, hidden=[6, 5], lateral=lateral) for lateral in (True, False))
+    for made in (joined, apart):
+        for batch in list(made.observations(0))[:4]:
+            made.method.observe(batch)  # nothing explains anything: two batches make an expert
+    first, second = joined.method.network
+    assert len(apart.method.network[1].adapters[0]) == 0
+    assert same(dict(first.state_dict()), dict(apart.method.network[0].state_dict())), "the second left it alone"
+    x = first_batch(joined, 0).inputs
+    h = (first.layers[0](x.flatten(1))).relu()
+    k = (first.layers[1](h)).relu()
+    own = second.layers[0](x.flatten(1)).relu()
+    above = (second.layers[1](own) + second.adapters[0][0](h)).relu()
+    expected = second.layers[2](above) + second.adapters[1][0](k)
+    found, _ = second.classify(x, [first.classify(x, [])[1]])
+    torch.testing.assert_close(found, expected)
+    joined.method.network.zero_grad(set_to_none=True)
+    found.sum().backward()
+    assert all(p.grad is None for p in first.parameters())
 
 
 def test_what_an_expert_explains_teaches_that_expert() -> None:

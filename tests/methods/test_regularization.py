@@ -42,20 +42,17 @@ def test_exact_fisher_of_a_linear_model_is_the_closed_form() -> None:
 @pytest.mark.parametrize("power", [1, 2])
 def test_powers_of_each_samples_gradient_are_the_same_by_outer_products(power: int) -> None:
     network = mlp((1, 4, 4), outputs=3, hidden=[7, 5], width=1.0)
-    inputs, weights = torch.rand(9, 1, 4, 4), torch.rand(9)
-    labels, allowed = torch.arange(9) % 3, torch.ones(9, 3, dtype=torch.bool)
-    found = sum_of_powers(network, log_probability, power, weights, inputs, labels, allowed)
-    each = gradient_of_each(network, log_probability, inputs, labels, allowed)
-    for name, value in found.items():
-        expected = (each[name].abs() ** power * weights.view(-1, *(1 for _ in value.shape))).sum(0)
-        assert torch.allclose(value, expected, atol=1e-6)
     convolutions = conv((1, 4, 4), outputs=3, channels=[2], hidden=4, width=1.0)
-    slow = sum_of_powers(convolutions, log_probability, power, weights, inputs, labels, allowed)
-    each = gradient_of_each(convolutions, log_probability, inputs, labels, allowed)
-    assert set(slow) == set(dict(convolutions.named_parameters()))
-    for name, value in slow.items():
-        expected = (each[name].abs() ** power * weights.view(-1, *(1 for _ in value.shape))).sum(0)
-        assert torch.allclose(value, expected, atol=1e-6)
+    inputs, weights = torch.rand(9, 1, 4, 4), torch.rand(9, 2)
+    labels, allowed = torch.arange(18).view(2, 9) % 3, torch.ones(9, 3, dtype=torch.bool)
+    for one in (network, convolutions):  # the second has more than fully connected layers
+        found = sum_of_powers(one, log_probability, power, weights, inputs, [(label, allowed) for label in labels])
+        each = [gradient_of_each(one, log_probability, inputs, label, allowed) for label in labels]
+        assert set(found) == set(dict(one.named_parameters()))
+        for name, value in found.items():
+            shape = (-1, *(1 for _ in value.shape))
+            parts = [each[k][name].abs() ** power * weights[:, k].view(shape) for k in range(2)]
+            assert torch.allclose(value, sum(parts).sum(0), atol=1e-6)
 
 
 def test_empirical_fisher_of_a_linear_model_is_the_closed_form() -> None:

@@ -104,7 +104,7 @@ def test_der_without_its_losses_is_finetune_bit_for_bit(setting: str) -> None:
     assert same(plain.parameters(), off.parameters())
 
 
-@pytest.mark.parametrize("method", ["replay", "mir", "gss"])
+@pytest.mark.parametrize("method", ["replay", "mir", "gss", "er_ace"])
 def test_before_there_is_a_memory_it_is_finetune_bit_for_bit(method: str) -> None:
     plain, other = Bench("finetune", "class_incremental"), Bench(method, "class_incremental", weighting="balanced")
     for made in (plain, other):

@@ -129,12 +129,12 @@ def test_the_learning_curve_area_is_over_the_first_batches_of_each_context() -> 
     assert continual.lca(scores, contexts, batches=10) is None
 
 
-def test_scores_of_the_challenges() -> None:
-    assert continual.cl_score_sequoia(0.5, 0.8, 300) == pytest.approx(0.15 + 0.32 + 0.3)
-    assert continual.cl_score_sequoia(0.5, 0.8, 1950) == pytest.approx(0.15 + 0.32 + 0.15)
-    assert continual.cl_score_sequoia(0.5, 0.8, 9999) == pytest.approx(0.15 + 0.32)
-    assert sum(continual.CLVISION_WEIGHTS) == pytest.approx(1)
-    score = continual.cl_score_clvision2020([0.8, 0.6, 5, 1, 2, 0, 0], [10, 4, 4, 1, 1])
-    assert score == pytest.approx(0.3 * 0.8 + 0.1 * 0.6 + 0.15 * 0.5 + 0.125 * 0.75 + 0.125 * 0.5 + 0.125 + 0.075)
-    assert continual.cl_score_diaz({"ACC": 0.8, "REM": 0.6}) == pytest.approx(0.7)
-    assert continual.cl_score_diaz({"ACC": 0.8, "REM": 0.6}, {"ACC": 0.25, "REM": 0.75}) == pytest.approx(0.65)
+def test_transfer_as_diaz_rodriguez_and_the_lowest_points() -> None:
+    rows = [[0.1, 0.1, 0.1], [0.9, 0.2, 0.3], [0.5, 0.8, 0.4], [0.7, 0.6, 0.9]]
+    matrix = continual.accuracy_matrix(evaluations(rows))
+    assert continual.fwt_diaz(matrix) == pytest.approx((0.2 + 0.3 + 0.4) / 3)
+    assert continual.bwt_plus(matrix) == 0.0
+    better = continual.accuracy_matrix(evaluations([[0.1, 0.1], [0.5, 0.1], [0.7, 0.6]]))
+    assert continual.bwt_plus(better) == pytest.approx(0.2)
+    assert continual.min_accuracy(matrix) == pytest.approx((0.5 + 0.6) / 2)
+    assert continual.worst_case_accuracy(matrix) == pytest.approx(0.9 / 3 + (2 / 3) * 0.55)

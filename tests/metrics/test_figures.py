@@ -62,6 +62,19 @@ def test_where_less_is_better_nothing_is_called_forgetting() -> None:
     assert "forgetting_max" not in found
 
 
+def test_perplexities_are_forgotten_in_nats() -> None:
+    e = np.e
+    rows = [[e**5, e**5], [e**2, e**4], [e**3, e**1]]
+    found = figures(make_record(evaluations=evaluations(rows, metric="perplexity")))
+    assert found["average_nats"] == pytest.approx(2)
+    assert found["untrained_nats"] == pytest.approx(5)
+    assert found["learning_nats"] == pytest.approx(1.5)
+    assert found["forgetting_max_nats"] == pytest.approx(1)
+    assert found["bwt_gem_nats"] == pytest.approx(-1)
+    assert found["fwt_gem_nats"] == pytest.approx(1)
+    assert not any(name.endswith("_nats") for name in figures(make_record(evaluations=evaluations([[0.1], [0.9]]))))
+
+
 def test_masked_values_have_names_of_their_own() -> None:
     entries = [{**entry, "masked": entry["value"] + 0.1} for entry in evaluations([[0.1, 0.2], [0.9, 0.1], [0.7, 0.8]])]
     found = figures(make_record(evaluations=entries))

@@ -6,12 +6,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from fourfold.__main__ import main
 from fourfold.report.heat import heat_map
-from records import evaluations, make_record, write_sweep
+from records import evaluations, make_record, make_series, write_sweep
 
 CLASS, TASK = "class_incremental", "task_incremental"
 
@@ -83,7 +84,6 @@ def test_intransigence_is_found_beside_joint_training(output: Path, capsys: Any)
         (("--pivot", "method"), "two axes with a comma between"),
         (("--pivot", "method,method"), "two different axes"),
         (("--pivot", "method,setting", "--metric", "average_acuracy"), "did you mean average_accuracy"),
-        (("--metric", "average_accuracy"), "--pivot ROWS,COLUMNS"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(words: tuple[str, ...], message: str, output: Path, capsys: Any) -> None:
@@ -102,3 +102,38 @@ def test_the_heat_map_is_a_picture_of_cells_with_contexts_only(tmp_path: Path) -
     with Image.open(path) as picture:
         assert picture.size[0] > 100
         assert len(set(picture.convert("RGB").resize((60, 60)).getdata())) > 20
+
+
+def test_a_metric_alone_is_shown_over_method_and_setting(output: Path, capsys: Any) -> None:
+    status, out, _ = said(capsys, output, "--metric", "forgetting_max")
+    assert status == 0
+    assert out.startswith("forgetting max, digits, cpu")
+    status, _, err = said(capsys, output, "--metric", "forgeting_max")
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "they have" in err
+    assert "average_accuracy" in err
+    assert "forgetting_max" in err
+    status, _, err = said(capsys, output, "--metric", "cl_score_diaz")
+    assert (status, "measure.flops=on" in err) == (2, True)
+
+
+def test_costs_count_beside_the_largest_of_the_sweep(tmp_path: Path, capsys: Any) -> None:
+    made = []
+    for method, seconds in (("ewc", 30.0), ("replay", 60.0)):
+        record = make_record(setting=CLASS, method=method, evaluations=matrix(0.6))
+        record.measurements["seconds"]["learn"] = seconds
+        for entry in record.evaluations:
+            entry["classes"] = [[entry["context"], 60, 100]]
+        made.append(record)
+    write_sweep(tmp_path, made)
+    for record in made:
+        looks = {"monitor.process.memory": np.full(3, 1e9), "monitor.process.disk": np.zeros(3)}
+        record.write(tmp_path / "cells" / record.cell, {**make_series(), **looks})
+    _, out, _ = said(capsys, tmp_path, "--metric", "cl_score_clvision2020", "--json")
+    found = {row["method"]: row["cl_score_clvision2020"] for row in json.loads(out)}
+    accuracy = 0.3 * 0.6 + 0.1 * (0.9 + 0.2 + 0.6 + 0.6) / 4
+    assert found["ewc"] == pytest.approx(accuracy + 0.15 * 0.5 + 0.125 + 0.075)  # RAM is the largest in both: 0
+    assert found["replay"] == pytest.approx(accuracy + 0.125 + 0.075)
+    _, out, _ = said(capsys, tmp_path, "--metric", "class_accuracy_1", "--json")
+    assert [row["class_accuracy_1"] for row in json.loads(out)] == [0.6, 0.6]

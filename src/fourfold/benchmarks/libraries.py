@@ -14,4 +14,5 @@ def library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise Unavailable(f"the package {error.name} is not installed: pip install 'fourfold[{extra}]'") from error
+        absent = (error.name or name).partition(".")[0]
+        raise Unavailable(f"the package {absent} is not installed: pip install 'fourfold[{extra}]'") from error

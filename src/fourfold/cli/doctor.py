@@ -19,6 +19,8 @@ OPTIONAL = {
     "transformers": ("most of the language, vision and speech benchmarks", "pip install transformers"),
     "diffusers": ("benchmark=diffusion and flux", "pip install diffusers"),
     "peft": ("low-rank adapters", "pip install peft"),
+    "optuna": ("tune.sampler=tpe", "pip install optuna"),
+    "avalanche": ("method=avalanche", "pip install avalanche-lib torchvision"),
     "gymnasium": ("environments to act in", "pip install gymnasium"),
     "pynvml": ("power and load of NVIDIA's devices", "pip install nvidia-ml-py"),
     "amdsmi": ("power and load of AMD's devices", "the amdsmi package of the ROCm installation"),

@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from fourfold import compatibility, composition
 from fourfold.cli.sources import content, hydra, member_file, shown_path
-from fourfold.compatibility import FACTS, Member
+from fourfold.compatibility import Member
 from fourfold.errors import Refused
 from fourfold.launch import suites
 from fourfold.recipe import resolve, scale_of, will_be_accelerator
@@ -86,14 +86,14 @@ def _member_lines(members: list[Member]) -> list[str]:
 
 
 def _need(need: str, members: list[Member], facts: Iterable[str]) -> str:
-    givers = [f"{member.axis} {member.name}" for member in members if need in member.gives]
+    givers = [f"{member.axis} {member.name}" for member in members if compatibility.met(need, member.gives)]
     if not givers and need in facts:
         givers = ["granted to oracle methods"]
     return f"{need}: {_meaning(need)} ({', '.join(givers) if givers else 'NOT MET'})"
 
 
 def _meaning(fact: str) -> str:
-    return FACTS.get(fact, "a fact of its own")
+    return compatibility.meaning(fact) or "a fact of its own"
 
 
 # ------------------------------------------------------------------------------------------ what runs

@@ -107,7 +107,7 @@ def applicable(grants: frozenset[str], catalogue: dict[str, list[Member]]) -> li
     found = []
     for method in catalogue["method"]:
         given = grants | elsewhere | method.gives | (frozenset({"all_data"}) if method.oracle else frozenset())
-        if method.needs <= given:
+        if all(compatibility.met(need, given) for need in method.needs):
             found.append(method.name)
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourfold.data.decoded import decoded
 from fourfold.data.sources import find
 from fourfold.data.tensors import Sets, TensorData, agree, choose
 from fourfold.errors import Refused, Unavailable
@@ -72,18 +73,23 @@ def tiny_imagenet(data_dir: str, seed: int, source: str, samples: int | None = N
     """Tiny ImageNet: 100,000 + 10,000 pictures [3, 64, 64] of 200 classes; its validation part is for testing."""
     (path,) = find(source, data_dir)
     with _zip(path) as archive:
-        train = sorted(name for name in archive.namelist() if re.search(r"/train/.*\.JPEG$", name))
-        rows = [
-            line.split("\t") for line in archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
-        ]
-        words = [name.split("/")[2] for name in train]
-        number = {word: index for index, word in enumerate(sorted(set(words)))}
-        test = [f"tiny-imagenet-200/val/images/{row[0]}" for row in rows]
-        parts = [
-            TensorData(_pictures(archive, names, "RGB"), torch.tensor([number[word] for word in labels]))
-            for names, labels in ((train, words), (test, [row[1] for row in rows]))
-        ]
-    return Sets(choose(parts[0], samples, seed), parts[1], len(number), (3, 64, 64))
+        found = decoded(archive, {}, lambda: _tiny_imagenet(archive))
+    train, test = (TensorData(found[f"{part}_inputs"], found[f"{part}_targets"]) for part in ("train", "test"))
+    return Sets(choose(train, samples, seed), test, len(train.targets.unique()), (3, 64, 64))
+
+
+def _tiny_imagenet(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+    train = sorted(name for name in archive.namelist() if re.search(r"/train/.*\.JPEG$", name))
+    annotations = archive.read("tiny-imagenet-200/val/val_annotations.txt").decode()
+    rows = [line.split("\t") for line in annotations.splitlines()]
+    words = [name.split("/")[2] for name in train]
+    number = {word: index for index, word in enumerate(sorted(set(words)))}
+    return {
+        "train_inputs": _pictures(archive, train, "RGB"),
+        "train_targets": torch.tensor([number[word] for word in words]),
+        "test_inputs": _pictures(archive, [f"tiny-imagenet-200/val/images/{row[0]}" for row in rows], "RGB"),
+        "test_targets": torch.tensor([number[row[1]] for row in rows]),
+    }
 
 
 def core50(
@@ -102,19 +108,28 @@ def core50(
     """
     (path,) = find(source, data_dir)
     with _zip(path) as archive:
-        matches = [re.search(r"s(\d+)/o(\d+)/C_\d+_\d+_(\d+)\.png$", name) for name in sorted(archive.namelist())]
-        frames = [match for match in matches if match and int(match[3]) % every == 0]
-        parts = []
-        for held_out in (False, True):
-            own = [frame for frame in frames if (int(frame[1]) in CORE50_TEST_SESSIONS) == held_out]
-            objects = torch.tensor([int(frame[2]) - 1 for frame in own])
-            targets = objects if labels == "objects" else objects // 5
-            sessions = torch.tensor([int(frame[1]) for frame in own]).unique(return_inverse=True)[1]
-            pictures = _pictures(archive, [frame.string for frame in own], "RGB", image_size)
-            parts.append(TensorData(pictures, targets, domains=sessions))
+        found = decoded(
+            archive, {"every": every, "image_size": image_size}, lambda: _core50(archive, every, image_size)
+        )
+    parts = []
+    for held_out in (False, True):
+        own = torch.isin(found["sessions"], torch.tensor(CORE50_TEST_SESSIONS)) == held_out
+        targets = found["objects"][own] if labels == "objects" else found["objects"][own] // 5
+        sessions = found["sessions"][own].unique(return_inverse=True)[1]
+        parts.append(TensorData(found["inputs"][own], targets, domains=sessions))
     classes = 50 if labels == "objects" else 10
     agree("classes_used", classes_used, classes)
     return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, image_size, image_size))
+
+
+def _core50(archive: zipfile.ZipFile, every: int, image_size: int) -> dict[str, Tensor]:
+    matches = [re.search(r"s(\d+)/o(\d+)/C_\d+_\d+_(\d+)\.png$", name) for name in sorted(archive.namelist())]
+    frames = [match for match in matches if match and int(match[3]) % every == 0]
+    return {
+        "inputs": _pictures(archive, [frame.string for frame in frames], "RGB", image_size),
+        "objects": torch.tensor([int(frame[2]) - 1 for frame in frames]),
+        "sessions": torch.tensor([int(frame[1]) for frame in frames]),
+    }
 
 
 def omniglot(

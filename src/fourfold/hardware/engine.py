@@ -72,14 +72,19 @@ class Engine:
             else:
                 self.fabric.backward(loss)
 
-    def add_gradient(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Adds a gradient that did not come through ``backward``; scaled as the others are where fp16 scales them."""
+    def add_gradient(
+        self, parameter: nn.Parameter, gradient: Tensor, factor: Tensor | None = None, weight: float = 1.0
+    ) -> None:
+        """Adds weight * gradient (* factor, an element each), which did not come through ``backward``; scaled as the
+        others are where fp16 scales them."""
         scaler = None if self.plain else getattr(self.fabric.strategy.precision, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        weight *= 1.0 if scaler is None else scaler.get_scale()
         if parameter.grad is None:
-            parameter.grad = gradient * scale
+            parameter.grad = gradient * weight if factor is None else gradient * factor * weight
+        elif factor is None:
+            parameter.grad.add_(gradient, alpha=weight)
         else:
-            parameter.grad.add_(gradient, alpha=scale)
+            parameter.grad.addcmul_(gradient, factor, value=weight)
 
     def network(self, build: Callable[[torch.device], nn.Module]) -> nn.Module:
         """The network as it is to be called: unwrapped on one device, else within the strategy.
@@ -111,10 +116,6 @@ class Engine:
         total = self.fabric.all_reduce(torch.as_tensor(values, dtype=torch.float64, device=self.device))
         assert isinstance(total, Tensor)
         return total.cpu().numpy()
-
-    def as_the_first(self, word: bool) -> bool:
-        """What the first rank says; all must come here."""
-        return bool(self.fabric.broadcast(word, src=0))
 
     def told_by_all(self, facts: Any) -> list[Any]:
         """What each rank has to say, in their order: plain data, or arrays. All must come here."""
@@ -172,12 +173,14 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]
     """torch.optim's sgd, adam or adamw with the recipe's values."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     rate, decay = recipe["learning_rate"], recipe["weight_decay"] or 0.0
+    # On a CPU torch's default goes over each parameter ten times; in one kernel it takes a fifth of that.
+    fused = True if all(type(p.data) is Tensor and p.device.type == "cpu" for p in trainable) else None
     if recipe["name"] == "sgd":
         return torch.optim.SGD(trainable, lr=rate, momentum=recipe["momentum"] or 0.0, weight_decay=decay)
     if recipe["name"] == "adam":
-        return torch.optim.Adam(trainable, lr=rate, weight_decay=decay)
+        return torch.optim.Adam(trainable, lr=rate, weight_decay=decay, fused=fused)
     if recipe["name"] == "adamw":
-        return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay, fused=fused)
     raise Refused(f"optimizer.name={recipe['name']}: choose one of sgd, adam, adamw")
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,10 @@ class Monitor:
         }
 
 
-def open_monitor(backend: str, identities: Sequence[str], period: float) -> Monitor:
+def open_monitor(backend: str, identities: Sequence[str], period: float, folder: Path | None = None) -> Monitor:
     """The monitor of the devices that serve a cell, and of the host; what cannot be opened is noted as absent.
 
-    identities: the UUID of each accelerator of this process, as torch tells it.
+    identities: the UUID of each accelerator of this process, as torch tells it; folder: the cell's.
     """
     sources: list[Source] = []
     absent: dict[str, str] = {}
@@ -151,6 +152,8 @@ def open_monitor(backend: str, identities: Sequence[str], period: float) -> Moni
         absent[backend] = "no monitor for this backend"
     add("rapl", lambda: processor.sources("device" if backend == "cpu" else "host"))
     add("host", lambda: [processor.Host()])
+    if folder is not None:
+        add("process", lambda: [processor.Process(folder)])
     return Monitor(sources, absent, period)
 
 

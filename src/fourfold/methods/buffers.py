@@ -203,6 +203,11 @@ def group_of(observation: Observation, outputs: int) -> Tensor:
     return observation.task * outputs + observation.targets if "task" in observation else observation.targets
 
 
+def stored_bytes(values: Tensor) -> int:
+    """What a memory needs to keep these values."""
+    return values.numel() * (1 if _to_bytes(values) is not None else values.element_size())
+
+
 def _to_bytes(values: Tensor) -> Tensor | None:
     """Values as bytes, if ``_from_bytes`` gives them back exactly; else None."""
     if values.dtype != torch.float32:

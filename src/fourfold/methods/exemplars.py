@@ -64,6 +64,9 @@ class ICaRL(Finetune):
         self.draw = run.generator("exemplars")
         self.means: Tensor | None = None
 
+    def sample_bytes(self) -> int:
+        return sum(map(buffers.stored_bytes, self.exemplars.values()))
+
     def learn(self, experience: Experience, run: Run) -> None:
         kept = sum(len(inputs) for inputs in self.exemplars.values())
         self.a_step = kept / max(1, experience.samples)

@@ -1,6 +1,6 @@
 """Gradients beside those of the step: on other samples, or of each sample apart."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,29 +50,40 @@ def sum_of_powers(
     power: int,
     weights: Tensor,
     inputs: Tensor,
-    *others: Tensor,
+    others: Sequence[tuple[Tensor, ...]],
 ) -> dict[str, Tensor]:
-    """sum_b weights_b |d value_b / d p|^power for each parameter p, over samples b, whose values ``value_of`` adds up.
+    """sum_k sum_b weights_bk |d value_bk / d p|^power for each parameter p, over samples b and their K values.
+
+    ``value_of(outputs, *others[k])`` adds up the k-th value of all samples; weights: [batch, K].
 
     Where all trained parameters are in fully connected layers, the gradient of a sample is an outer product of what
     comes back to a layer and what went in, so that its powers can be summed without forming it.
     """
-    quick = _outer_products(network, value_of, inputs, *others)
+    quick = _outer_products(network, value_of, power, weights, inputs, others)
     if quick is None:
-        each = gradient_of_each(network, value_of, inputs, *others)
-        return {name: torch.einsum("b...,b->...", g.abs().pow(power), weights) for name, g in each.items()}
+        found = {name: torch.zeros_like(p) for name, p in trained(network).items()}
+        for column, own in zip(weights.T, others, strict=True):
+            if bool((column > 0).any()):
+                for name, g in gradient_of_each(network, value_of, inputs, *own).items():
+                    found[name] += torch.einsum("b...,b->...", g.abs().pow(power), column)
+        return found
     found = {}
     for layer, (given, back) in quick.items():
-        scaled = back.abs().pow(power) * weights[:, None]
-        found[f"{layer}.weight"] = scaled.T @ given.abs().pow(power)
-        found[f"{layer}.bias"] = scaled.sum(0)
+        found[f"{layer}.weight"] = back.T @ given.abs().pow(power)
+        found[f"{layer}.bias"] = back.sum(0)
     return {name: found[name] for name in trained(network)}
 
 
 def _outer_products(
-    network: nn.Module, value_of: Callable[..., Tensor], inputs: Tensor, *others: Tensor
+    network: nn.Module,
+    value_of: Callable[..., Tensor],
+    power: int,
+    weights: Tensor,
+    inputs: Tensor,
+    others: Sequence[tuple[Tensor, ...]],
 ) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """For each layer its inputs [batch, in] and the gradients of its outputs [batch, out]; None where that is not all.
+    """For each layer its inputs [batch, in] and the weighted sum of the powers of the gradients of its outputs
+    [batch, out]; None where that is not all.
 
     The samples must not touch each other within the network: evaluation mode.
     """
@@ -86,14 +97,21 @@ def _outer_products(
     ]
     try:
         with torch.enable_grad():
-            value = value_of(network(inputs), *others)
+            outputs = network(inputs)
     finally:
         for hook in hooks:
             hook.remove()
     if sorted(name for name, _, _ in calls) != sorted(layers) or any(given.dim() != 2 for _, given, _ in calls):
         return None
-    back = torch.autograd.grad(value, [out for _, _, out in calls])
-    return {name: (given.detach(), own) for (name, given, _), own in zip(calls, back, strict=True)}
+    outs = [out for _, _, out in calls]
+    sums = [torch.zeros_like(out) for out in outs]
+    for column, own in zip(weights.T, others, strict=True):
+        if bool((column > 0).any()):
+            with torch.enable_grad():
+                value = value_of(outputs, *own)
+            for total, back in zip(sums, torch.autograd.grad(value, outs, retain_graph=True), strict=True):
+                total.addcmul_(back.abs().pow_(power), column[:, None])
+    return {name: (given.detach(), total) for (name, given, _), total in zip(calls, sums, strict=True)}
 
 
 def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:

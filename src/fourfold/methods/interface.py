@@ -10,6 +10,7 @@ from torch import Tensor
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Experience, Run
 from fourfold.members import parameters, target
+from fourfold.methods.buffers import Memory
 from fourfold.settings.stream import Observation, View
 
 
@@ -71,6 +72,10 @@ class Method:
     def series(self) -> dict[str, np.ndarray]:
         """Raw facts of its own for the record, one array a name; asked for once, after the loop."""
         return {}
+
+    def sample_bytes(self) -> int:
+        """Bytes of past samples that it keeps."""
+        return sum(value.bytes() for value in vars(self).values() if isinstance(value, Memory))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning has changed."""

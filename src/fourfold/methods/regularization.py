@@ -1,6 +1,6 @@
 """Methods that hold on to parameters that mattered."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,9 +42,10 @@ class QuadraticPenalty:
         self.importance = dict(importance)
         self.anchor = {name: p.detach().clone() for name, p in self.parameters.items()}
 
-    def gradient(self, name: str) -> Tensor:
-        """The penalty's gradient with respect to a parameter: F (p - a)."""
-        return self.importance[name] * (self.parameters[name].detach() - self.anchor[name])
+    def gradients(self) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+        """The penalty's gradient F (p - a) with respect to each parameter p, in its two factors: (p, F, p - a)."""
+        for name, parameter in self.parameters.items():
+            yield parameter, self.importance[name], parameter.detach() - self.anchor[name]
 
     def state_dict(self) -> dict[str, Any]:
         return {"importance": self.importance, "anchor": self.anchor}
@@ -66,8 +67,8 @@ class Penalised(Finetune):
 
     def after_gradients(self) -> None:
         if self.contexts_ended and self.strength:
-            for name, parameter in self.penalty.parameters.items():
-                self.run.engine.add_gradient(parameter, self.strength * self.penalty.gradient(name))
+            for parameter, importance, moved in self.penalty.gradients():
+                self.run.engine.add_gradient(parameter, moved, importance, self.strength)
 
     def end_context(self, experience: Experience) -> None:
         with self.run.meter.phase("consolidation"):
@@ -138,16 +139,8 @@ class EWC(Penalised):
         else:
             labels = torch.arange(scores.shape[1], device=self.device).expand(len(scores), -1)
             weights = probable
-        squares = self.zeros()
-        for column in range(labels.shape[1]):
-            if not bool((weights[:, column] > 0).any()):
-                continue
-            found = sum_of_powers(
-                self.network, log_probability, 2, weights[:, column], inputs, labels[:, column], allowed
-            )
-            for name, values in found.items():
-                squares[name] += values
-        return squares
+        each = [(label, allowed) for label in labels.T]
+        return sum_of_powers(self.network, log_probability, 2, weights, inputs, each)
 
 
 class OnlineEWC(EWC):
@@ -182,8 +175,8 @@ class MAS(Penalised):
         count = 0
         self.mode(training=False)
         for observation in experience.sample(self.samples, "sensitivity", FISHER_BATCH):
-            each = torch.ones(len(observation.targets), device=self.device)
-            found = sum_of_powers(self.network, squared_norm, 1, each, observation.inputs, self.allowed(observation))
+            once, each = torch.ones(len(observation.targets), 1, device=self.device), [(self.allowed(observation),)]
+            found = sum_of_powers(self.network, squared_norm, 1, once, observation.inputs, each)
             for name, values in found.items():
                 total[name] += values
             count += len(observation.targets)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fourfold.metrics import alignment, continual, learning, online
+from fourfold.metrics import alignment, continual, efficiency, learning, online
 from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
 from fourfold.metrics.throughput import Rate, rate, rate_over_repeats, summed
@@ -39,10 +39,16 @@ TRANSFER_FIGURES = {
     "bwt_gem": continual.bwt_gem,
     "fwt_gem": continual.fwt_gem,
     "bwt_diaz": continual.bwt_diaz,
+    "bwt_plus": continual.bwt_plus,
+    "fwt_diaz": continual.fwt_diaz,
     "remembering": continual.remembering,
     "accuracy_a": continual.accuracy_a,
+    "min_accuracy": continual.min_accuracy,
     "worst_case_accuracy": continual.worst_case_accuracy,
 }
+
+# Differences of two values, so that they have a meaning in other units than shares, too.
+TRANSFERS = ("forgetting_max", "forgetting_last", "bwt_gem", "fwt_gem", "bwt_diaz")
 
 
 def figures(record: Record, series: Series | None = None) -> dict[str, float]:
@@ -58,11 +64,12 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **alignment.figures(series or {}),
         **online.figures(series or {}, record.measurements.get("contexts") or [], score),
         **learning.costs(record.measurements),
+        **efficiency.efficiencies(record, series or {}),
         **energy_figures(record.measurements, record.config.get("measure") or {}, series or {}, devices_of(record)),
         **projected(record.measurements.get("projection") or {}),
         "total_seconds": None if record.ended is None else record.ended - record.started,
     }
-    found["cl_score_sequoia"] = _sequoia(found)
+    found |= {"cl_score_sequoia": _sequoia(found), "cl_score_diaz": _diaz(found)}
     return {name: float(value) for name, value in found.items() if value is not None and isfinite(value)}
 
 
@@ -163,7 +170,14 @@ def evaluation_figures(record: Record) -> dict[str, float | None]:
             for name, function in functions.items():
                 found[name.replace("accuracy", metric) + ("_masked" if masked else "")] = function(matrix)
     found["amca"] = continual.amca(record.evaluations)
-    return found
+    return found | nats_figures(record)
+
+
+def nats_figures(record: Record) -> dict[str, float | None]:
+    """Of perplexities, in nats a token: averages of their logarithms, and transfer and forgetting of minus these."""
+    nats = np.log(continual.accuracy_matrix(record.evaluations, "perplexity"))
+    averages = {name.replace("accuracy", "nats"): function(nats) for name, function in MATRIX_FIGURES.items()}
+    return averages | {f"{name}_nats": TRANSFER_FIGURES[name](-nats) for name in TRANSFERS}
 
 
 def online_figures(series: Series) -> dict[str, float | None]:
@@ -176,4 +190,10 @@ def online_figures(series: Series) -> dict[str, float | None]:
 
 def _sequoia(found: Mapping[str, float | None]) -> float | None:
     parts = [found.get(name) for name in ("online_accuracy", "average_accuracy", "learn_seconds")]
-    return None if any(part is None for part in parts) else continual.cl_score_sequoia(*parts)  # type: ignore[arg-type]
+    return None if any(part is None for part in parts) else efficiency.cl_score_sequoia(*parts)  # type: ignore[arg-type]
+
+
+def _diaz(found: Mapping[str, float | None]) -> float | None:
+    parts = {name: found.get(figure) for name, figure in efficiency.DIAZ.items()}
+    known = {name: value for name, value in parts.items() if value is not None}
+    return efficiency.cl_score_diaz(known) if len(known) == len(parts) else None

@@ -8,7 +8,7 @@ the j-th context right after learning it.
 A metric is None where it is not defined: a value that it needs was not evaluated, or there is one context.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -117,22 +117,41 @@ def bwt_diaz(matrix: Matrix) -> float | None:
     return _mean(matrix[1:][rows, columns] - _diagonal(matrix)[columns])
 
 
+def bwt_plus(matrix: Matrix) -> float | None:
+    """max(bwt_diaz, 0): BWT+ (Diaz-Rodriguez et al. 2018)."""
+    transfer = bwt_diaz(matrix)
+    return None if transfer is None else max(transfer, 0.0)
+
+
+def fwt_diaz(matrix: Matrix) -> float | None:
+    """sum_{i<j} R[i, j] / (T(T-1)/2): value on contexts not learned yet, at all times (Diaz-Rodriguez et al. 2018)."""
+    if not _one_by_one(matrix) or len(matrix) < 3:
+        return None
+    return _mean(matrix[1:][np.triu_indices(matrix.shape[1], k=1)])
+
+
 def remembering(matrix: Matrix) -> float | None:
     """1 - |min(bwt_diaz, 0)|: REM (Diaz-Rodriguez et al. 2018)."""
     transfer = bwt_diaz(matrix)
     return None if transfer is None else 1.0 - abs(min(transfer, 0.0))
 
 
-def worst_case_accuracy(matrix: Matrix) -> float | None:
-    """(1/T) R[T, T] + (1 - 1/T) mean_{j<T} min_{i>j} R[i, j]: WC-ACC (De Lange, van de Ven & Tuytelaars 2023).
+def min_accuracy(matrix: Matrix) -> float | None:
+    """(1/(T-1)) sum_{j<T} min_{i>j} R[i, j]: min-ACC (De Lange, van de Ven & Tuytelaars 2023).
 
     The minimum is over the evaluations that there are: with one after each context, dips within a context are missed.
     """
     if not _one_by_one(matrix) or len(matrix) < 3:
         return None
-    count = matrix.shape[1]
-    lowest = _mean(np.array([matrix[j + 2 :, j].min() for j in range(count - 1)]))
-    return None if lowest is None or np.isnan(matrix[-1, -1]) else matrix[-1, -1] / count + (1 - 1 / count) * lowest
+    return _mean(np.array([matrix[j + 2 :, j].min() for j in range(matrix.shape[1] - 1)]))
+
+
+def worst_case_accuracy(matrix: Matrix) -> float | None:
+    """(1/T) R[T, T] + (1 - 1/T) min_accuracy: WC-ACC (De Lange, van de Ven & Tuytelaars 2023)."""
+    lowest = min_accuracy(matrix)
+    if lowest is None or np.isnan(matrix[-1, -1]):
+        return None
+    return matrix[-1, -1] / matrix.shape[1] + (1 - 1 / matrix.shape[1]) * lowest
 
 
 def amca(evaluations: Iterable[Mapping[str, Any]]) -> float | None:
@@ -197,40 +216,6 @@ def lca(scores: Curve, contexts: Curve, batches: int = 10) -> float | None:
     if not curves or any(len(curve) <= batches or not np.isfinite(curve).all() for curve in curves):
         return None
     return float(np.mean(curves))
-
-
-# --------------------------------------------------------------------------------------------- scores
-
-# Final accuracy, mean accuracy over time, minutes, mean RAM, largest RAM, mean disk, largest disk. The weights are as
-# remembered from the challenge's rules; they add up to 1.
-CLVISION_WEIGHTS = (0.3, 0.1, 0.15, 0.125, 0.125, 0.125, 0.075)
-
-
-def cl_score_sequoia(online: float, final: float, seconds: float, fast: float = 300.0, slow: float = 3600.0) -> float:
-    """0.3 online + 0.4 final + 0.3 speed (CVPR 2021 challenge, Sequoia's supervised track).
-
-    online, final: online_accuracy and average_accuracy; speed is 1 up to ``fast`` seconds, 0 from ``slow`` on.
-    """
-    speed = min(1.0, max(0.0, (slow - seconds) / (slow - fast)))
-    return 0.3 * online + 0.4 * final + 0.3 * speed
-
-
-def cl_score_clvision2020(values: Sequence[float], largest: Sequence[float]) -> float:
-    """The CVPR 2020 CLVision challenge's score: sum_k w_k v_k over its seven figures (``CLVISION_WEIGHTS``).
-
-    values: two accuracies, then five costs; a cost counts as 1 - cost / largest, ``largest`` that of all compared.
-    """
-    shares = [*values[:2], *(1 - value / most for value, most in zip(values[2:], largest, strict=True))]
-    return float(sum(w * v for w, v in zip(CLVISION_WEIGHTS, shares, strict=True)))
-
-
-def cl_score_diaz(criteria: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
-    """sum_k w_k c_k over criteria in [0, 1] (ACC, REM, BWT+, FWT, MS, SSS, CE; Diaz-Rodriguez et al. 2018).
-
-    weights: equal, unless given; they must add up to 1.
-    """
-    chosen = dict.fromkeys(criteria, 1 / len(criteria)) if weights is None else weights
-    return float(sum(chosen[name] * value for name, value in criteria.items()))
 
 
 def _one_by_one(matrix: Matrix) -> bool:

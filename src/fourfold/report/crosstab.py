@@ -2,8 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 
 from rich import box
@@ -12,8 +11,8 @@ from rich.table import Table
 
 from fourfold import errors
 from fourfold.errors import Refused, nearest
-from fourfold.metrics import continual
 from fourfold.metrics.statistics import Summary, summarise
+from fourfold.report.across import NEEDED, with_comparisons
 from fourfold.report.groups import AXES, variant
 from fourfold.report.labels import PROJECTED, PROJECTED_MARK, hardware_label
 from fourfold.report.read import Cell, Sweep
@@ -55,11 +54,12 @@ def pivots(sweep: Sweep, axes: tuple[str, str], metric: str) -> list[Pivot]:
             raise Refused(f"--pivot {','.join(axes)}: no axis {axis}; choose two of {', '.join(AXES)}")
     if axes[0] == axes[1]:
         raise Refused(f"--pivot {','.join(axes)}: two different axes, of {', '.join(AXES)}")
-    cells = with_intransigence(sweep.cells)
+    cells = with_comparisons(sweep.cells)
     known = list(dict.fromkeys(name for cell in cells for name in cell.numbers))
     if metric not in known:
         choices = ", ".join(known) or "none, as no cell is done"
-        raise Refused(f"--metric {metric}: these cells do not have it; they have {choices}{nearest(metric, known)}")
+        why = f"these cells do not have it ({NEEDED[metric]})" if metric in NEEDED else "these cells do not have it"
+        raise Refused(f"--metric {metric}: {why}; they have {choices}{nearest(metric, known)}")
     tables: dict[str, Pivot] = {}
     for cell in cells:
         if cell.record is not None:
@@ -102,33 +102,6 @@ def _enter_refused(tables: dict[str, Pivot], words: str, why: str, axes: tuple[s
         table.rows += [known] if known not in table.rows else []
         table.columns += [column] if column not in table.columns else []
         table.entries.setdefault((known, column), Entry()).reasons.append(_first(why))
-
-
-def with_intransigence(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, with ``intransigence`` for those beside which joint training ran on the same contexts."""
-    joint = {
-        _contexts_of(cell): continual.accuracy_matrix(cell.record.evaluations)
-        for cell in cells
-        if cell.record is not None and cell.state == errors.DONE and cell.record.axes.get("method") == "joint"
-    }
-    found = []
-    for cell in cells:
-        reference = None if cell.record is None or cell.record.oracle else joint.get(_contexts_of(cell))
-        if reference is not None and cell.record is not None and cell.state == errors.DONE:
-            value = continual.intransigence(continual.accuracy_matrix(cell.record.evaluations), reference)
-            cell = cell if value is None else replace(cell, numbers={**cell.numbers, "intransigence": value})
-        found.append(cell)
-    return found
-
-
-def _contexts_of(cell: Cell) -> str:
-    """What two cells must share so that their contexts are the same: benchmark, setting, seed and sizes."""
-    record = cell.record
-    if record is None:
-        return ""
-    recipe = {key: record.recipe.get(key) for key in ("scale", "size", "model", "data", "until")}
-    parts = [record.axes.get(axis) for axis in ("benchmark", "setting", "seed")]
-    return json.dumps([parts, record.config.get("setting"), recipe], sort_keys=True, default=str)
 
 
 def _first(message: str | None) -> str:

@@ -43,6 +43,8 @@ def build_stream(
     sets = benchmark.sets
     train, test, size = sets.train, sets.test, benchmark.outputs
     shared = outputs == "shared"
+    if split == "auto":
+        split = "domains" if "domains" in benchmark.facts else "classes"
     if split == "classes":
         order = order_of_classes(class_order, sets.classes, seed)
         made = class_contexts(train.targets, test.targets, order, contexts, shared)
@@ -53,7 +55,8 @@ def build_stream(
         size = size if shared else size * contexts
     elif split == "domains":
         made = domain_contexts(train, test, contexts, shared, benchmark.name)
-        size = max(max(context.outputs) + 1 for context in made if context.outputs) if shared else size
+        if shared and all(context.outputs for context in made):
+            size = max(max(context.outputs or ()) + 1 for context in made)
     elif split == "samples":
         made = sample_contexts(len(train), len(test), contexts, seed)
     else:

@@ -5,8 +5,8 @@ from typing import Protocol
 
 # Of one look, each absent where the machine does not tell: power (watts), energy (joules since some moment),
 # utilisation (0 to 1), memory (bytes in use), clock (hertz), temperature (degrees Celsius), throttled (a sum of
-# THROTTLED).
-FIELDS = ("power", "energy", "utilisation", "memory", "clock", "temperature", "throttled")
+# THROTTLED), disk (bytes of files).
+FIELDS = ("power", "energy", "utilisation", "memory", "clock", "temperature", "throttled", "disk")
 # Why a clock is lower than it could be; several at once add up.
 THROTTLED = {"power": 1, "heat": 2, "hardware": 4}
 

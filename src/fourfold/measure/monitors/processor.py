@@ -1,4 +1,4 @@
-"""The host: RAPL's energy counters, where they can be read (often by root only), and the processor's use and memory."""
+"""The cell's own process; the host: RAPL's energy counters, where they can be read (often by root only), and use."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +64,33 @@ class Host:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class Process:
+    """The memory that this process holds, and the files in the cell's folder: what it needs of a host."""
+
+    name, kind = "process", "host"
+
+    def __init__(self, folder: Path) -> None:
+        import psutil
+
+        self.process, self.folder = psutil.Process(), folder
+
+    def read(self) -> Mapping[str, float]:
+        return {"memory": float(self.process.memory_info().rss), "disk": float(_bytes_in(self.folder))}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # a checkpoint that has just taken its place
+            continue
+    return total
 
 
 def _word(path: Path) -> str | None:
