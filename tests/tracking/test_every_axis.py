@@ -41,7 +41,7 @@ def test_accuracy_beside_cost_of_every_combination(
         assert row.figures["overall_units_per_second"].mean > 0
     text = sweep_text(sweep, 200)
     assert all(name in text for values in VALUES.values() for name in values)
-    assert "average accuracy" in text.replace("\n", " ")
+    assert all(word in text.split() for word in ("rate,", "average", "accuracy", "time"))
 
     sync(tracking, tmp_path)
     found = store.client.search_runs([store.experiment_id], "tags.kind = 'cell'", max_results=100)
