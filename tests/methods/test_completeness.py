@@ -93,6 +93,7 @@ OTHERWISE = {
     ),
     "icarl": ("a binary cross entropy for each class", "test_one_step_of_icarl_by_hand"),
     "inference": ("it does not learn", None),
+    "itaml": ("a meta-gradient over many heads", "test_many_heads_over_one_body"),
     "joint": ("a bound", "test_bounds_take_as_many_steps_as_others"),
     "la_maml": ("a meta-gradient", "test_la_maml_moves_its_step_sizes_first_and_the_weights_by_them"),
     "lightning": ("a module from elsewhere", None),
