@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.data.tensors import Batch
+from fourfold.errors import Unavailable
 from fourfold.experience import Experience, Run, Step
 from fourfold.hardware.engine import make_optimizer, unmarked
 from fourfold.measure.flops import OperatorTrace, StepTrace
@@ -75,6 +76,9 @@ class OneStep:
 
     def __iter__(self) -> Iterator[Step]:
         yield self.step
+
+    def sample(self, *_: Any) -> Iterator[Any]:
+        raise Unavailable("a step cannot be traced where a server does it: its time is not that of operators")
 
 
 PLAIN: dict[str, Any] = {

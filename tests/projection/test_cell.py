@@ -78,6 +78,12 @@ def test_what_cannot_be_projected_is_refused(words: list[str], what: str) -> Non
     [
         (["hardware=gaudi2", "precision=fp32"], "unavailable", "hardware gaudi2 states no fp32 rate"),
         (["hardware=a100", "hardware.devices=2", "strategy=fsdp", "precision=fp16"], "refused", "loss scaling"),
+        (
+            ["hardware=a100", "hardware.devices=2", "strategy=tensor"],
+            "unavailable",
+            "it exchanges is not modelled",
+        ),
+        (["hardware=a100", "method=serving", "method.server=transformers"], "unavailable", "where a server does it"),
     ],
 )
 def test_what_is_not_modelled_is_one_line(run: Any, words: list[str], state: str, what: str) -> None:

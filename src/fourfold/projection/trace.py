@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fourfold import tracing
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
-from fourfold.errors import Unavailable
+from fourfold.errors import FourfoldError, Unavailable
 from fourfold.hardware.engine import held_in, make_optimizer
 from fourfold.measure.flops import Operator, OperatorTrace
 from fourfold.methods import interface as methods
@@ -89,10 +89,14 @@ def trace(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream:
     try:
         try:
             return _trace(cell, recipe, benchmark, stream, "meta", made)
+        except FourfoldError:
+            raise
         except Exception:
             if not made or not 0 < made[0].parameters() <= MOST_WITH_VALUES:
                 raise
             return _trace(cell, recipe, benchmark, stream, "cpu", made)
+    except FourfoldError:
+        raise
     except Exception as error:
         raise Unavailable(
             f"mode=projected: a step of benchmark {benchmark.name} with method {cell['method']['name']} cannot be "
