@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-data test-cluster test-cluster-slow lint format ui clean
+.PHONY: help setup run test test-slow test-data test-cluster test-cluster-slow lint format docs ui clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -54,6 +54,12 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff rewrite
 	$(BIN)/ruff format src tests benchmarks run.py
 	$(BIN)/ruff check --fix src tests benchmarks run.py
+
+docs: setup ## the pages and pictures that are made from the configurations; full counts: python docs/benchmarks.py
+	$(BIN)/python docs/methods.py
+	$(BIN)/python docs/hardware.py
+	$(BIN)/python -m fourfold tree --svg > docs/images/settings.svg
+	$(BIN)/python docs/benchmarks.py --quick
 
 clean: ## removes the environment and caches; results in outputs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

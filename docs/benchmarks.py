@@ -2,6 +2,7 @@
 
     python docs/benchmarks.py                  counts parameters and FLOP anew, which takes many minutes
     python docs/benchmarks.py resnet llama     only of these; the others' counts are taken from the file as it is
+    python docs/benchmarks.py --missing        only what has no count of FLOP yet (with names: of these)
     python docs/benchmarks.py --quick          none anew
 
 Nothing is measured: full sizes are built and traced on the meta device.
@@ -31,9 +32,9 @@ more.
 
 Full size, as it runs on an accelerator; the smoke size of each is the same code with smaller numbers. Parameters are
 counted on the meta device; where a workload has several networks (a teacher, an autoencoder) all of them count. FLOP
-a unit are those of one training step with its gradients, traced on the meta device at the default size: products
-only, a multiplication and an addition are two. –: not counted (data that are not here, kernels, other sizes,
-workloads that are run and not trained). Weights are a seeded initialisation unless `weights=pretrained` is asked for;
+a unit are those of one step of the benchmark's own method (training with its gradients; writing, where it is run and
+not trained), traced on the meta device: products only, a multiplication and an addition are two, and Fourier
+transforms are none. –: not counted (data that are not here, kernels, which count their own work). Weights are a seeded initialisation unless `weights=pretrained` is asked for;
 text is real, and a token is a byte.
 
 | benchmark | domain | model | parameters | unit | data | batch | precision | FLOP a unit |
@@ -71,11 +72,15 @@ GAPS = [
 
 
 def main(words: list[str]) -> int:
+    names = [word for word in words if not word.startswith("--")]
     with hydra():
         rows = list(benchmarks())
         counts = counts_in(FILE.read_text()) if FILE.exists() else {}
         for key, cell, recipe in rows:
-            if not words or key.split()[0] in words:
+            known = counts.get(key, ("–", "–"))[1] != "–"
+            if "--quick" in words or ("--missing" in words and known):
+                continue
+            if not names or key.split()[0] in names:
                 counts[key] = counted(cell, recipe)
                 print(key, *counts[key], sep="  ", flush=True)
                 FILE.write_text(page(rows, counts))
@@ -152,8 +157,6 @@ def counted(cell: Mapping[str, Any], recipe: Recipe) -> tuple[str, str]:
     if "kernel" in cell["benchmark"]["offers"]:
         return "–", "–"
     parameters = number(parameter_count(benchmark.network(0, "meta")))
-    if recipe.size != cell["benchmark"]["default_size"] or cell["method"]["name"] == "inference":
-        return parameters, "–"  # tracing dozens of denoising steps or written tokens takes many minutes
     work = tracing.work(cell, small, benchmark, stream.build(cell["setting"], benchmark, cell["seed"]))
     return parameters, "–" if not work["model"] else number(work["model"])
 

@@ -1,7 +1,4 @@
-"""docs/methods.md from what stands in conf/method and in the methods' docstrings.
-
-python docs/methods.py > docs/methods.md
-"""
+"""Writes docs/methods.md from what stands in conf/method and in the methods' docstrings: python docs/methods.py"""
 
 import ast
 import re
@@ -10,6 +7,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "docs" / "methods.md"
 METHODS = ROOT / "conf" / "method"
 NOT_VALUES = {"defaults", "name", "_target_", "needs", "uses", "offers", "oracle", "search", "limits", "rule"}
 
@@ -79,4 +77,4 @@ def shown(value: object) -> str:
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    FILE.write_text(text())

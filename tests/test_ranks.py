@@ -29,6 +29,15 @@ def steps_of(rank: int, world: int, batch: int) -> tuple[list[torch.Tensor], flo
     return seen, run.meter.units
 
 
+def test_ranks_draw_from_all_samples_where_there_are_too_few_to_share() -> None:
+    """1,438 training samples, 4 ranks of 1,000 each: whole batches, not a fourth of the samples each."""
+    first, units = steps_of(0, 4, batch=1000)
+    second, _ = steps_of(1, 4, batch=1000)
+    assert len(first[0]) == len(second[0]) == 1000
+    assert not torch.equal(first[0], second[0])
+    assert units == 4 * 1000
+
+
 def test_ranks_share_each_batch_and_count_the_work_of_all() -> None:
     alone, units = steps_of(0, 1, batch=32)
     first, units_of_first = steps_of(0, 2, batch=16)

@@ -63,6 +63,24 @@ def test_a_cell_finds_its_batch_and_leaves_the_curve(run: Callable[..., Any], mo
     assert record.measurements["units"] == 10 * record.recipe["batch"] or record.recipe["batch"] > 64
 
 
+def test_a_batch_larger_than_the_data_is_refused_and_the_search_goes_no_further(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourfold.trials.TRIAL_STEPS", 2)
+    record = run("benchmark=digits", "batch=1439", "until.steps=2")
+    assert (record.state, record.message) == (
+        "refused",
+        "batch=1439: these data have 1438 training samples; choose batch=1438 or less, or more benchmark.data.samples=",
+    )
+    assert run("benchmark=digits", "batch=1438", "until.steps=2").measurements["units"] == 2 * 1438
+    few = ("benchmark.data.samples=12", "benchmark.data.classes_used=2", "until.steps=2")
+    small = run("benchmark=resnet", "batch=auto", *few)
+    assert (small.state, small.message) == ("done", None)
+    assert [trial["outcome"] for trial in small.measurements["batch_search"] if trial["batch"] > 12] == [
+        "larger than the data"
+    ]
+
+
 def test_repeats_do_the_same_work_and_tell_between_from_within(run: Callable[..., Any]) -> None:
     record = run("benchmark=digits", "repeats=3", "until.steps=60")
     assert record.state == "done", record.message

@@ -287,6 +287,7 @@ def identity(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     """The part of a configuration that decides its result."""
     cell = plain(config) if isinstance(config, DictConfig) else json.loads(json.dumps(dict(config)))
     cell.pop("hydra", None)
+    cell = {key: value for key, value in cell.items() if schema.USUAL.get(key, ...) != value}
     projected = cell["mode"] == "projected"
     for key in schema.NOT_IDENTITY if projected else (*schema.NOT_IDENTITY, *schema.PROJECTION):
         *path, last = key.split(".")

@@ -23,6 +23,10 @@ class Refused(FourfoldError):
     reason = "refused"
 
 
+class BatchTooLarge(Refused):
+    """The data have fewer samples than one batch is to hold."""
+
+
 class NotApplicable(Refused):
     """Every name and value is right, but together they make no sense: a sweep leaves such a cell out."""
 

@@ -18,6 +18,7 @@ from fourfold.keeper import Keeper, Place
 from fourfold.measure.meter import LOSS_CHUNK, Meter
 from fourfold.measure.stopwatch import Stopwatch
 from fourfold.measure.until import Until
+from fourfold.randomness import seed_of
 from fourfold.recipe import Recipe
 from fourfold.settings.stream import Episodes, Hidden, Observation, Phase, Sampler, Stream, batches, steps_in_a_pass
 
@@ -178,11 +179,16 @@ class Experience:
         the batch where processes prepare it."""
         run = self._run
         part, parts = run.engine.part, run.engine.parts
-        drawn = batches(self._phase, run.recipe.batch * parts, run.seed, first)
         own: Iterator[tuple[int, Tensor, Tensor, int]]
-        if parts == 1:
+        if parts > 1 and self.samples < run.recipe.batch * parts and not self._phase.ordered:
+            # Too few to share out: each part draws from all of them.
+            drawn = batches(self._phase, run.recipe.batch, seed_of(run.seed, "part", part), first)
+            own = ((number, i, c, parts * len(i)) for number, (i, c) in enumerate(drawn, first))
+        elif parts == 1:
+            drawn = batches(self._phase, run.recipe.batch, run.seed, first)
             own = ((number, i, c, len(i)) for number, (i, c) in enumerate(drawn, first))
         else:  # a rank without samples would leave the others waiting for its gradient
+            drawn = batches(self._phase, run.recipe.batch * parts, run.seed, first)
             whole = ((number, *each) for number, each in enumerate(drawn, first) if len(each[0]) >= parts)
             own = ((number, i[part::parts], c[part::parts], len(i)) for number, i, c in whole)
         if run.recipe.workers == 0:

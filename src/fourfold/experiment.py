@@ -19,7 +19,7 @@ from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
 from fourfold.composition import cell_name
 from fourfold.environment import environment
-from fourfold.errors import DONE, FAILED, INTERRUPTED, Failed, FourfoldError
+from fourfold.errors import DONE, FAILED, INTERRUPTED, BatchTooLarge, Failed, FourfoldError, Refused
 from fourfold.experience import NAN_REMEDY, Experience, Run
 from fourfold.hardware.device import Device, acquire
 from fourfold.hardware.engine import Engine, rank
@@ -28,14 +28,14 @@ from fourfold.measure import memory
 from fourfold.measure.monitor import Monitor, open_monitor
 from fourfold.measure.startup import compile_seconds, process_seconds
 from fourfold.measure.until import Until
-from fourfold.measure.work import GradientWatch
+from fourfold.measure.work import GradientWatch, random_state
 from fourfold.methods import interface as methods
 from fourfold.methods.buffers import stored_bytes
 from fourfold.metrics import figures
 from fourfold.metrics.verification import fingerprint
 from fourfold.pulse import Pulse
 from fourfold.randomness import seed_of
-from fourfold.recipe import resolve
+from fourfold.recipe import Recipe, resolve
 from fourfold.record import Record
 from fourfold.rules import interface as rules
 from fourfold.rules.watched import Watched
@@ -139,7 +139,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             monitor.close()
             live(cell, folder, record, series)
             return
-    watched = GradientWatch()
+    watched, randomness = GradientWatch(), random_state(engine.device)
     monitor.begin(run.meter.zero)
     try:
         with run.keeper, beating(folder, run):
@@ -171,6 +171,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "monitor": monitor.as_dict(),
             "gradients_zeroed": watched.zeroed(),
             "fingerprint": fingerprint(series["loss"]),
+            "device_randomness": not torch.equal(randomness, random_state(engine.device)),
             "contexts": stream.describe(),
             "score": benchmark.score_name,
             "method": run.findings,
@@ -209,10 +210,25 @@ def assembled(
     if contexts is not None:
         rule_of_length = shortened(rule_of_length, contexts / len(stream.contexts))
         stream = streams.first_contexts(stream, contexts)
+    check_batch(recipe, stream)
     until = Until(rule_of_length, cell["timeout"])
     run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
     method = methods.build(cell["method"])
+    if recipe.accumulate > 1 and not method.accumulates:
+        name = cell["method"]["name"]
+        raise Refused(
+            f"accumulate={recipe.accumulate}: method {name} makes its updates in its own way; leave accumulate=1"
+        )
     return device, benchmark, stream, run, method, rules.build(cell["method"]["rule"], engine)
+
+
+def check_batch(recipe: Recipe, stream: Stream) -> None:
+    """Raises BatchTooLarge where each step would be smaller than the record says."""
+    if stream.train is not None and recipe.batch > len(stream.train):
+        raise BatchTooLarge(
+            f"batch={recipe.batch}: these data have {len(stream.train)} training samples; "
+            f"choose batch={len(stream.train)} or less, or more benchmark.data.samples="
+        )
 
 
 def shortened(until: Mapping[str, Any], share: float) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Recipe:
     weights: str = "seeded"
     weights_precision: str = "fp32"
     workers: int = 0
+    accumulate: int = 1
+    recompute: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,10 +75,12 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
     until = _until(cell["until"], recipe["until"])
     if cell["weights_precision"] == "bf16" and precision != "bf16":
         raise Refused(f"weights_precision=bf16: goes with precision=bf16, and this is precision={precision}")
+    batch = recipe["batch"] if cell["batch"] in ("default", "auto") else int(cell["batch"])
+    _check_parts(cell, batch)
     return Recipe(
         scale=scale,
         size=size,
-        batch=recipe["batch"] if cell["batch"] in ("default", "auto") else int(cell["batch"]),
+        batch=batch,
         batch_from=cell["batch"] if cell["batch"] in ("default", "auto") else "given",
         precision=precision,
         precision_asked=asked,
@@ -88,7 +92,23 @@ def resolve(cell: Mapping[str, Any], accelerator: bool, offers: list[str] | None
         weights=_weights(cell, size),
         weights_precision=cell["weights_precision"],
         workers=recipe["workers"] if cell["workers"] == "default" else int(cell["workers"]),
+        accumulate=cell["accumulate"],
+        recompute=cell["recompute"],
     )
+
+
+def _check_parts(cell: Mapping[str, Any], batch: int) -> None:
+    """Raises Refused where a batch cannot go through in parts, or nothing goes backward."""
+    parts, method = cell["accumulate"], cell["method"]
+    asked = f"accumulate={parts}" if parts > 1 else "recompute=true" if cell["recompute"] else None
+    if asked and "gradients" not in method["needs"]:
+        raise Refused(f"{asked}: method {method['name']} has no backward pass; leave it out")
+    if parts > 1 and (batch % parts or cell["batch"] == "auto"):
+        size = "auto" if cell["batch"] == "auto" else batch
+        raise Refused(f"accumulate={parts}: batch={size} does not fall into {parts} parts of one size; name a multiple")
+    rule = (method.get("rule") or {}).get("name")
+    if parts > 1 and rule != "backprop":
+        raise Refused(f"accumulate={parts}: gradients of parts add up with method/rule=backprop only, not {rule}")
 
 
 def _size(cell: Mapping[str, Any], scale: str) -> str | None:

@@ -196,6 +196,7 @@ class Benchmark:
     needs: list[str]
     unit: str
     domain: str
+    rounding_growth: float
     default_size: str | None
     recipe: Recipes
     model: Any
@@ -210,6 +211,8 @@ class Cell:
     seed: int
     size: str
     batch: Any
+    accumulate: int
+    recompute: bool
     repeats: int
     workers: Any
     precision: str
@@ -283,8 +286,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "retries": (0, 1000),
     "timeout": (0.1, 1e9),
     "repeats": (1, 1000),
+    "accumulate": (1, 1_000_000),
     "diagnose_every": (1, 1e12),
     "max_requeue": (0, 1_000_000),
+    "benchmark.rounding_growth": (1, 1e9),
     "checkpoint.seconds": (0.001, 1e9),
     "checkpoint.steps": (1, 1e12),
     "until.steps": (1, 1e12),
@@ -319,6 +324,8 @@ PROJECTION = (
     "hardware.interconnect",
 )
 
+# Keys that came later than the first results: at these values a cell keeps the name that it had before.
+USUAL = {"accumulate": 1, "recompute": False}
 # What does not change a cell's result, and so is not part of its identity.
 NOT_IDENTITY = (
     "data_dir",
@@ -335,6 +342,7 @@ NOT_IDENTITY = (
     "tracking",
     "measure",
     "suite",
+    "benchmark.rounding_growth",
     "hardware.launcher",
     "hardware.capacity",
     "hardware.match",

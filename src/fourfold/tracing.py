@@ -12,6 +12,7 @@ the whole of its score matrix, causal or not, without recomputation: the convent
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from fourfold.benchmarks.interface import Benchmark
+from fourfold.benchmarks.models import parameter_count
 from fourfold.data.tensors import Batch
 from fourfold.errors import Unavailable
 from fourfold.experience import Experience, Run, Step
@@ -49,6 +51,9 @@ class NoEngine:
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
+
+    def without_sync(self, network: nn.Module) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def add_gradient(
         self, parameter: nn.Parameter, gradient: Tensor, factor: Tensor | None = None, weight: float = 1.0
@@ -81,11 +86,25 @@ class OneStep:
         raise Unavailable("a step cannot be traced where a server does it: its time is not that of operators")
 
 
+SMALL = 10_000_000  # parameters of a network whose step a CPU takes in a moment
 PLAIN: dict[str, Any] = {
     "_target_": "fourfold.methods.finetune.Finetune",
     "oracle": False,
     "rule": {"_target_": "fourfold.rules.backprop.Backprop"},
 }
+
+
+def plain_work(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What a unit of work takes at least: plain training, where the method trains by gradients; for methods whose units
+    are tokens that they write, writing them, or the method itself where it learns from them.
+    """
+    method = cell["method"]
+    if "generates" not in method.get("needs", ()):
+        return plain_training(cell)
+    if "gradients" in method["needs"]:
+        return dict(cell)
+    writing = {key: method[key] for key in ("oracle", "rule", "new_tokens")}
+    return {**cell, "method": {"_target_": "fourfold.methods.inference.Inference", **writing}}
 
 
 def plain_training(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +113,9 @@ def plain_training(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**cell, "method": PLAIN} if trained else dict(cell)
 
 
-def trace_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> StepTrace:
+def trace_step(
+    cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream, device: str = "meta"
+) -> StepTrace:
     """The first step of the cell's method on the stream, traced.
 
     Leaves torch's random state as it was. It sets the benchmark's objective up for a network of its own, so trace
@@ -102,9 +123,9 @@ def trace_step(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, st
     on the meta device have not.
     """
     node = cell["method"]
-    engine: Any = NoEngine("meta", recipe.precision)
+    engine: Any = NoEngine(device, recipe.precision)
     with torch.random.fork_rng(devices=[]):
-        step = _first_step(cell, recipe, benchmark, stream)
+        step = _first_step(cell, recipe, benchmark, stream, device)
         run = _run(cell, recipe, benchmark, engine)
         method = methods.build(node)
         method.setup(benchmark, stream.view(engine.device), run, rules.build(node["rule"], engine))
@@ -136,27 +157,36 @@ def _run(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, engine: 
 def work(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> dict[str, Any]:
     """For the record: FLOP a unit of work.
 
-    model: of plain training (or of the method itself, where it trains nothing), by kind of operator;
-    executed: of the method's own first step, null where that depends on values; and the reason, if ``model`` is null.
+    model: of what a unit takes at least (``plain_work``), by kind of operator; executed: of the method's own first
+    step, null where that depends on values; and the reason, if ``model`` is null.
     """
     model = executed = reason = None
-    if "generates" in cell["method"].get("needs", ()):
-        reason = "the method's units are tokens that it writes, and how they come about depends on values"
-        return {"model": None, "by_kind": {}, "executed": None, "reason": reason}
-    plain = plain_training(cell)
+    plain, whole = plain_work(cell), copy(benchmark)
+    whole.recipe = replace(benchmark.recipe, recompute=False)
     try:
-        model = trace_step(plain, recipe, benchmark, stream)
+        model = _traced(plain, recipe, whole, stream)
+        known = not recipe.recompute and (_trains_plainly(cell) or plain["method"] is not PLAIN)
+        executed = model if known else _traced(cell, recipe, benchmark, stream)
     except Exception as error:
-        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    own = {key: value for key, value in cell["method"].items() if key in PLAIN}
-    try:
-        same = own["_target_"] == PLAIN["_target_"] and own["rule"]["_target_"] == PLAIN["rule"]["_target_"]
-        executed = model if same or plain == cell else trace_step(cell, recipe, benchmark, stream)
-    except Exception:
-        executed = None
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if model is None else None
     return {
         "model": None if model is None else model.flops_per_unit,
         "by_kind": {} if model is None or not model.units else {k: v / model.units for k, v in model.by_kind().items()},
         "executed": None if executed is None else executed.flops_per_unit,
         "reason": reason,
     }
+
+
+def _traced(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: Stream) -> StepTrace:
+    """On the meta device; a small network's step that asks for values is really taken, on the CPU."""
+    try:
+        return trace_step(cell, recipe, benchmark, stream)
+    except Exception:
+        if parameter_count(benchmark.network(cell["seed"], "meta")) > SMALL:
+            raise
+        return trace_step(cell, recipe, benchmark, stream, "cpu")
+
+
+def _trains_plainly(cell: Mapping[str, Any]) -> bool:
+    method = cell["method"]
+    return method["_target_"] == PLAIN["_target_"] and method["rule"]["_target_"] == PLAIN["rule"]["_target_"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourfold.errors import Failed, Refused
+from fourfold.errors import BatchTooLarge, Failed, Refused
 from fourfold.metrics.throughput import rate
-from fourfold.metrics.verification import agreement, fingerprint_of
+from fourfold.metrics.verification import same_work
 from fourfold.record import Record
 from fourfold.settings.protocols import AFTER_A_PHASE
 
@@ -105,6 +105,8 @@ def _trial(cell: Mapping[str, Any], batch: int, live: Live) -> Trial:
             live(_learning_only({**cell, "batch": batch, "until": until}), Path(folder), record, series)
     except torch.OutOfMemoryError:
         outcome = "out of memory"
+    except BatchTooLarge:
+        outcome = "larger than the data"
     gc.collect()
     if torch.accelerator.is_available():
         torch.get_device_module().empty_cache()
@@ -117,7 +119,6 @@ def repeat(cell: Mapping[str, Any], live: Live, record: Record, series: dict[str
     """Lives the cell again, cell["repeats"] - 1 times: a fresh model from the same seed in the same process, without
     evaluation. The step times go into the series as repeats.N.*, and whether the work was the same into the record.
     """
-    first = fingerprint_of(record.measurements)
     agreements = []
     for number in range(1, cell["repeats"]):
         again: dict[str, np.ndarray] = {}
@@ -126,8 +127,7 @@ def repeat(cell: Mapping[str, Any], live: Live, record: Record, series: dict[str
             live(_learning_only(cell), Path(folder), other, again)
         timed = [name for name in again if name.split(".")[-1] in ("step_seconds", "step_units", "step_ended")]
         series |= {f"repeats.{number}.{name}": again[name] for name in timed}
-        precision = other.recipe.get("precision")
-        agreements.append(agreement(first, fingerprint_of(other.measurements), (precision, precision)).same)
+        agreements.append(same_work(record, other).same)
     record.measurements["repeats_agree"] = None if None in agreements else all(agreements)
 
 

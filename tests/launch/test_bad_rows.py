@@ -16,6 +16,7 @@ overrides: [hardware=cpu, scale=smoke]
 rows:
   before: {overrides: [benchmark=digits, until.steps=5]}
   too_large: {overrides: [benchmark=matmul, benchmark.model.n=1000000]}
+  too_few_samples: {overrides: [benchmark=digits, batch=5000]}
   diverges: {overrides: [benchmark=digits, until.steps=50, optimizer=sgd, optimizer.learning_rate=1000000]}
   hangs: {overrides: [benchmark=matmul, until.steps=1000000000, timeout=3]}
   lacks_a_library: {overrides: [benchmark=llama, method=serving]}
@@ -26,6 +27,7 @@ rows:
 WANTED = {
     "before": ("done", None, None),
     "too_large": ("failed", "out of memory", "a smaller batch="),
+    "too_few_samples": ("refused", "refused", "these data have 1438 training samples; choose batch="),
     "diverges": ("failed", "nan", "a smaller optimizer.learning_rate="),
     "hangs": ("failed", "timeout", "timeout= gives it longer"),
     "lacks_a_library": ("unavailable", "unavailable", "pip install 'fourfold[serving]'"),

@@ -7,7 +7,8 @@ import torch
 from fourfold.measure.clock import Clock
 from fourfold.measure.meter import Meter
 from fourfold.measure.work import WATCHED, GradientWatch
-from fourfold.metrics.verification import LENGTH, TOLERANCE, agreement, fingerprint
+from fourfold.metrics.verification import LENGTH, TOLERANCE, agreement, fingerprint, same_work
+from records import make_record
 
 
 def train(steps: int, zero: bool, optimizer: type = torch.optim.SGD) -> GradientWatch:
@@ -46,21 +47,60 @@ def test_a_cell_that_does_not_zero_its_gradients_fails(run, monkeypatch: pytest.
     assert "gradients of one update were still there" in record.message
 
 
+def moved(losses: list[float], share: float, step: int) -> list[float]:
+    """With one of the losses off by a share of the first."""
+    return [value + share * losses[0] * (at == step) for at, value in enumerate(losses)]
+
+
 def test_fingerprints_agree_within_the_coarser_precision() -> None:
     losses = np.linspace(2.3, 1.9, 20)
     one = fingerprint(losses)
     assert len(one) == LENGTH
-    near = [value * (1 + 0.5 * TOLERANCE["bf16"]) for value in one]
+    near = moved(one, 0.5 * TOLERANCE["bf16"], 0)
     assert agreement(one, list(one), ("fp32", "fp32")).same is True
     assert agreement(one, near, ("fp32", "bf16")).same is True
     found = agreement(one, near, ("fp32", "fp32"))
     assert found.same is False
-    assert str(found).startswith("DIFFERENT work: at step 0 losses 2.3 and 2.3575, 0.024 apart (tolerance 0.001)")
+    assert str(found).startswith("DIFFERENT work: at step 0 losses 2.3 and 2.3115, 0.005 apart (tolerance 2e-06)")
 
 
-def test_what_has_no_losses_is_not_compared() -> None:
-    assert agreement(fingerprint([np.nan, np.nan]), [1.0], ("fp32", "fp32")).same is None
-    assert str(agreement([], [], ("fp32", None))) == "no losses to compare"
+def test_later_losses_may_differ_more_by_the_growth_of_the_benchmark() -> None:
+    """1.5 times the tolerance of the first step is too far for it, and not for the fourth: 1.2 ** 3 = 1.728."""
+    one = fingerprint(np.linspace(2.3, 1.9, 20))
+    off = 1.5 * TOLERANCE["fp32"]
+    assert agreement(one, moved(one, off, 0), ("fp32", "fp32")).same is False
+    assert agreement(one, moved(one, off, 3), ("fp32", "fp32")).same is True
+    assert agreement(one, moved(one, off, 3), ("fp32", "fp32"), growth=1.0).same is False
+    # With a growth of 1000 the third loss may be anything: only two are compared.
+    assert agreement(one, moved(one, 0.5, 2), ("fp32", "fp32"), growth=1000.0).same is True
+    assert agreement(one, moved(one, 0.01, 1), ("fp32", "fp32"), growth=1000.0).same is False
+
+
+def test_what_cannot_be_compared_says_why() -> None:
+    assert str(agreement(fingerprint([np.nan]), [1.0], ("fp32", "fp32"))) == (
+        "work not compared: there are no losses of the same step"
+    )
+    one, other = make_record("bert", "a100"), make_record("bert", "cpu")
+    for record, kind in ((one, "cuda"), (other, "cpu")):
+        record.device = {"kind": kind}
+        record.measurements |= {"fingerprint": [2.0, 1.9], "device_randomness": kind == "cuda"}
+    assert same_work(one, one).same is True
+    assert str(same_work(one, other)) == "work not compared: random numbers (dropout) came from devices of two kinds"
+    one.measurements["device_randomness"] = False
+    assert same_work(one, other).same is True
+    one.config["benchmark"]["rounding_growth"], one.measurements["fingerprint"] = 1e6, [2.0, 2.5]
+    assert same_work(one, other).same is True
+    one.recipe["precision"] = None
+    assert str(same_work(one, other)) == "work not compared: the precision of one is not known"
+
+
+def test_a_run_is_like_itself_and_tells_whether_its_device_drew_random_numbers(run) -> None:
+    """Reformer's reversible layers drew their seeds from the operating system."""
+    words = ("benchmark=reformer", "hardware=cpu", "tracking=off", "until.steps=2", "batch=1")
+    one, other = run(*words), run(*words, "timeout=999")
+    assert one.measurements["fingerprint"] == other.measurements["fingerprint"]
+    assert one.measurements["device_randomness"] is True
+    assert run("benchmark=digits", "hardware=cpu", "until.steps=2").measurements["device_randomness"] is False
 
 
 class Event:

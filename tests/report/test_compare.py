@@ -92,6 +92,25 @@ def test_commits_folders_and_sweeps_can_be_compared(tmp_path: Path) -> None:
     assert len(compare(select("2026-01-01", tmp_path), select("2026-01-02", tmp_path))) == 1
 
 
+def test_two_methods_and_two_commits_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ratios, verdicts and gates; two methods are not asked to lose the same."""
+    for method, commit, speed in (("finetune", "aaa1", 1.0), ("lora", "aaa1", 1.5), ("finetune", "bbb2", 0.8)):
+        record = make_record("bert", method=method, environment={"git": {"commit": commit}})
+        record.cell = f"bert-{method}-{commit}"
+        record.measurements["fingerprint"] = [2.3, 2.2] if method == "finetune" else [2.3, 2.1]
+        write_cell(tmp_path / ("old" if commit == "aaa1" else "new"), record, make_series(400, 0.01 / speed))
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    assert main(["compare", "method=finetune", "method=lora", "--json", "--output-dir", old]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["verdict"], row["notes"]) == ("faster", [])
+    assert row["ratio"]["value"] == pytest.approx(1.5, rel=0.01)
+    assert main(["compare", old, new, "--fail-below", "0.75"]) == 1  # lora was done before, and now was not
+    said = capsys.readouterr()
+    assert said.err == "gate: bert cpu lora: done before, now missing\n"
+    assert "slower" in next(line for line in said.out.splitlines() if line.startswith("bert cpu finetune"))
+    assert main(["compare", new, old, "--fail-below", "0.95"]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -191,6 +210,88 @@ def test_milabenchs_table_of_an_imported_run(run: Path, tmp_path: Path, capsys: 
     assert "Failure rate: 33.33%" in text
     assert main(["report", "--score", "milabench+1", "--output-dir", str(output)]) == 0
     assert f"Score: {2 * 160 * 2 / 3 + 1:.2f}" in capsys.readouterr().out
+
+
+def stream(
+    name: str, plan: str, tag: list[str], rates: list[float], devices: list[str], *ending: dict[str, Any], **more: Any
+) -> str:
+    """What a process leaves: all kinds of events, in the order in which they come."""
+    config = {"name": name, "tag": tag, "plan": {"method": plan}, "weight": 1.0, "devices": devices, "group": "llm",
+              "argv": {"--batch-size": 8}, "num_machines": more.get("machines", 1)}  # fmt: skip
+    gpus = {device: {"product": "NVIDIA L40S"} for device in devices}
+    gpu = {
+        device: {"memory": [1000.0 * (1 + int(device)), 46068.0], "load": 0.97, "power": 300.0} for device in devices
+    }
+    units = more.get("units", "items/s")
+    train = [
+        {"event": "data", "data": {"task": "train", "rate": r, "units": units, "time": 1.0}, "pipe": "data"}
+        for r in rates
+    ]
+    return "".join(
+        json.dumps(line) + "\n"
+        for line in (
+            {"event": "config", "data": config, "pipe": None},
+            {
+                "event": "meta",
+                "data": {"cpu": {"hostname": "node7"}, "accelerators": {"arch": "cuda", "gpus": gpus}},
+                "pipe": None,
+            },
+            {"event": "start", "data": {"command": ["torchrun"], "time": 1000.0}, "pipe": None},
+            {"event": "phase", "data": {"name": "init"}, "pipe": "data"},
+            {"event": "line", "data": "Loading checkpoint shards: 100%", "pipe": "stderr"},
+            {"event": "line", "data": "", "pipe": "stdout"},
+            {"event": "data", "data": {"task": "main", "cpudata": {"load": 0.2}}, "pipe": "data"},
+            {"event": "data", "data": {"task": "main", "gpudata": gpu}, "pipe": "data"},
+            {"event": "data", "data": {"task": "main", "iodata": {"read_count": 1}, "netdata": {}}, "pipe": "data"},
+            {"event": "data", "data": {"task": "train", "loss": 2.5}, "pipe": "data"},
+            *train,
+            {"event": "data", "data": {"task": "early_stop", "progress": [len(rates), len(rates)]}, "pipe": "data"},
+            *ending,
+        )
+    )
+
+
+def test_a_run_of_a_whole_node_of_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One process for each of four GPUs; one job over all of them, whose other ranks say nothing; two nodes; and
+    processes that were killed, or ended in an error.
+    """
+    folder, output = tmp_path / "l40s.2024-11-19_12_00_00", tmp_path / "out"
+    folder.mkdir()
+    end = {"event": "end", "data": {"time": 1090.0, "return_code": 0}, "pipe": None}
+    for gpu in range(4):
+        text = stream("resnet50", "per_gpu", ["resnet50", f"D{gpu}"], [100.0, *[500.0 + gpu] * 30], [str(gpu)], end)
+        if gpu == 3:  # killed before its count
+            text = "".join(
+                line for line in text.splitlines(keepends=True) if "early_stop" not in line and '"end"' not in line
+            )
+        (folder / f"resnet50.D{gpu}.data").write_text(text)
+    whole = [str(gpu) for gpu in range(4)]
+    job = stream("lightning-gpus", "njobs", ["lightning-gpus", "0"], [2000.0] * 30, whole, end)
+    (folder / "lightning-gpus.0.data").write_text(job)
+    for node in (0, 1):
+        tag = ["llm-lora-ddp-nodes", f"node{node}", *(["nolog"] if node else [])]
+        rates = [] if node else [16000.0] * 30
+        text = stream("llm-lora-ddp-nodes", "njobs", tag, rates, whole, end, machines=2, units="Tok/s")
+        if node:
+            text = "".join(line for line in text.splitlines(keepends=True) if "early_stop" not in line)
+        (folder / f"llm-lora-ddp-nodes.node{node}.data").write_text(text)
+    (folder / "notes.txt").write_text("not a process")
+    assert main(["import", "milabench", str(folder), "--output-dir", str(output)]) == 0
+    assert "7 records of 3 benchmarks" in capsys.readouterr().out
+    assert [each.state for each in select("benchmark=resnet50", output).cells] == ["done", "done", "done", "failed"]
+    assert "it was killed" in select("benchmark=resnet50", output).cells[3].message
+    nodes = select("benchmark=llm-lora-ddp-nodes", output).cells
+    assert [each.state for each in nodes] == ["done", "done"]
+    assert (nodes[0].record.measurements["unit"], nodes[0].record.config["hardware"]["nodes"]) == ("Tok", 2)
+    assert nodes[0].record.measurements["memory"]["device_peak"] == 4000 * 2**20
+    assert main(["report", "--score", "milabench", "--output-dir", str(output)]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    # The killed process's rates count, too, before they are charged for it: 500 + 501 + 502 + 503, times 3/4.
+    assert float(rows["resnet50"][-2]) == pytest.approx(2006 * 3 / 4, abs=0.01)
+    assert float(rows["lightning-gpus"][-2]) == pytest.approx(2000)
+    assert float(rows["llm-lora-ddp-nodes"][-2]) == pytest.approx(16000)
+    assert rows["lightning-gpus"][1:4] == ["0", "1", "4"]
+    assert rows["llm-lora-ddp-nodes"][1:4] == ["0", "2", "8"]
 
 
 def test_a_file_that_is_no_event_stream_is_refused(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fourfold.benchmarks import published
 from fourfold.data.tensors import Batch, Sets, normalised, with_validation
 from fourfold.errors import Refused, Unavailable
+from fourfold.hardware.sharding import recomputing
 from fourfold.members import parameters, target
 from fourfold.randomness import seed_of
 from fourfold.recipe import Recipe
@@ -104,6 +105,8 @@ class Benchmark:
         with torch.random.fork_rng(devices=[]), torch.device(build_on):
             torch.manual_seed(seed_of(seed, "network"))
             network = self.build_network(self.outputs if outputs is None else outputs)
+        if self.recipe.recompute:
+            network = recomputing(network)
         if self.recipe.weights != "seeded" and build_on == "cpu":
             published.load(network, self.recipe.weights, self.data_dir)
         return network if build_on == "meta" else network.to(device)

@@ -1,6 +1,8 @@
 """Language models: next-token, masked-token and text-to-text training on real text, generation token by token."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -44,10 +46,13 @@ class LanguageModel(nn.Module):
 
     def _shapes_of(self, tokens: Tensor, count: int) -> Tensor:
         """The same work where there are no values to ask whether a text has ended: the prompt, then token by token."""
-        cache, newest = None, tokens
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(self.model.forward).parameters else {}
+        newest = tokens
+        kept: dict[str, Any] = {}
         for _ in range(count):
-            found = self.model(input_ids=newest, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, newest = found.past_key_values, found.logits[:, -1].argmax(-1, keepdim=True)
+            found = self.model(input_ids=newest, use_cache=True, **last_only, **kept)
+            kept = {name: found[name] for name in ("past_key_values", "state") if name in found}
+            newest = found.logits[:, -1].argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, newest], dim=1)
         return tokens
 
@@ -292,7 +297,18 @@ def reformer(
     )
     model = ReformerForMaskedLM(config)
     model.lm_head.bias.requires_grad_(False)  # the library has it and does not use it
+    for layer in model.reformer.encoder.layers:
+        for seed in ("attention_seed", "feed_forward_seed"):
+            setattr(layer, f"_init_{seed}", partial(_draw_seed, layer, seed))
     return EncoderModel(model)
+
+
+def _draw_seed(layer: nn.Module, name: str) -> None:
+    """For a reversible layer, which runs again in the backward pass: as the library does, but from the cell's random
+    numbers. The library asks the operating system, so that no run was like another.
+    """
+    setattr(layer, name, int(torch.randint(2**62, ())))
+    torch.manual_seed(getattr(layer, name))
 
 
 def opt(vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, positions: int) -> nn.Module:

@@ -50,7 +50,8 @@ def import_run(folder: Path, output_dir: Path) -> tuple[str, list[Record]]:
 def read_process(file: Path, number: int) -> tuple[Record, dict[str, np.ndarray]]:
     """One process: its record, and its observations as a series of steps of one batch each (of 1 where none is told).
 
-    It succeeded, as Milabench says, if it was stopped early at its count, or ended with 0, a rate and no nan loss.
+    It succeeded, as Milabench says, if it was stopped early at its count, or ended with 0, a rate and no nan loss, or
+    is one that does not report (a rank besides the first, a server), which Milabench tags "nolog".
     """
     events = list(_events(file))
     config: dict[str, Any] = next((data for event, data in events if event == "config"), {})
@@ -79,7 +80,7 @@ def read_process(file: Path, number: int) -> tuple[Record, dict[str, np.ndarray]
         environment={"host": (meta.get("cpu") or {}).get("hostname"), "milabench": meta.get("milabench")},
     )
     record.ended = _time(events, "end") or record.started
-    record.state, record.reason, record.message = _outcome(events, rates, losses)
+    record.state, record.reason, record.message = _outcome(config, events, rates, losses)
     batch = float(_batch(config) or 1)
     rate = np.asarray(rates, dtype=np.float64)
     series = {"step_units": np.full(len(rate), batch), "step_seconds": batch / rate, "loss": np.asarray(losses)}
@@ -115,7 +116,7 @@ def _configuration(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _outcome(
-    events: Iterable[tuple[str, Any]], rates: list[float], losses: list[float]
+    config: Mapping[str, Any], events: Iterable[tuple[str, Any]], rates: list[float], losses: list[float]
 ) -> tuple[str, str | None, str | None]:
     """(state, reason, message)."""
     stopped = any(
@@ -124,11 +125,13 @@ def _outcome(
     )
     error = next((data for event, data in events if event == "error"), None)
     end: dict[str, Any] = next((data for event, data in events if event == "end"), {})
-    if stopped:
+    if stopped or "nolog" in (config.get("tag") or ()):
         return errors.DONE, None, None
     if error is not None:
         return errors.FAILED, str(error.get("type") or "error"), str(error.get("message") or "")
-    if end.get("return_code") not in (0, None):
+    if "return_code" not in end:
+        return errors.FAILED, "no end", "the process has no end in its file: it was killed, or the run was cut off"
+    if end["return_code"] != 0:
         return errors.FAILED, "return code", f"ended with {end['return_code']}"
     if not rates:
         return errors.FAILED, "no rate", "no rate was observed"

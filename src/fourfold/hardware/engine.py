@@ -72,6 +72,10 @@ class Engine:
             else:
                 self.fabric.backward(loss)
 
+    def without_sync(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """The context of a backward pass whose gradients need not reach the other ranks yet."""
+        return nullcontext() if self.alone else self.fabric.no_backward_sync(network)  # type: ignore[arg-type]
+
     def add_gradient(
         self, parameter: nn.Parameter, gradient: Tensor, factor: Tensor | None = None, weight: float = 1.0
     ) -> None:

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fourfold.errors import Refused
 
@@ -27,6 +29,19 @@ def shard(network: nn.Module, mesh: Any, whole: Callable[[], nn.Module], device:
     network.to_empty(device=device)
     source = _tensors(whole()) if mesh.get_rank() == 0 else {}
     _fill(network, source, mesh, device)
+    return network
+
+
+def recomputing(network: nn.Module) -> nn.Module:
+    """Every repeated block keeps only its inputs and is computed again in the backward pass (Chen et al. 2016).
+
+    Raises Refused for a network without any.
+    """
+    repeated = blocks(network)
+    if not repeated:
+        raise Refused("recompute=true: this network has no list of repeated blocks; leave recompute=false")
+    for block in repeated:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return network
 
 

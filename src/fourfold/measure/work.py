@@ -10,6 +10,11 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 WATCHED = 3
 
 
+def random_state(device: torch.device) -> Tensor:
+    """Of the device's own generator, from which dropout is drawn; it moves with each draw."""
+    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device.type).get_rng_state()
+
+
 class GradientWatch:
     """Notes whether gradients of the update before are still there when the next ones come in.
 

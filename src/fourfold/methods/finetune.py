@@ -1,12 +1,15 @@
 """Plain training, and the parts that every gradient-trained method shares."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fourfold.benchmarks.interface import Benchmark, LossOf, Term
+from fourfold.errors import Refused
 from fourfold.experience import Run
 from fourfold.methods.interface import Method
 from fourfold.settings.stream import Observation, View
@@ -23,6 +26,11 @@ class Finetune(Method):
     predicted: Tensor | None = None  # the last prediction's outputs, graph included
     _found: tuple[Any, Observation] | None = None  # the last step's outputs of its first term, and what they are for
 
+    @property
+    def accumulates(self) -> bool:
+        """A subclass that makes its updates in another way does not."""
+        return type(self).observe is Finetune.observe and type(self).learn is Method.learn
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run, self.view, self.rule = run, view, rule
         self.benchmark, self.objective = benchmark, benchmark.objective
@@ -33,6 +41,8 @@ class Finetune(Method):
         rule.prepare(self.network)
         told = {"task_labels_train", "task_labels_test"} <= view.grants
         self.task_outputs = view.task_outputs if told else None
+        if self.task_outputs is not None and run.recipe.accumulate > 1:
+            raise Refused(f"accumulate={run.recipe.accumulate}: not where each sample's task says what it can be")
         arriving = "classification" in benchmark.facts and not view.grants & {"stationary", "shared_outputs"}
         self.seen = torch.zeros(view.outputs, dtype=torch.bool, device=self.device) if arriving else None
 
@@ -49,7 +59,7 @@ class Finetune(Method):
             optimizer = self.optimizers[term.group]
             optimizer.zero_grad(set_to_none=True)
             outputs = predicted if term.inputs is observation.inputs else None  # used again, if it was for these
-            found, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
+            found, loss = self.gradients(term, outputs)
             if self._found is None:
                 self._found = (found, observation)
             self.after_gradients()
@@ -57,6 +67,25 @@ class Finetune(Method):
                 optimizer.step()
         self.objective.after_update(self.network)
         return loss
+
+    def gradients(self, term: Term, outputs: Any = None) -> tuple[Any, Tensor]:
+        """Fills ``.grad`` of what the term trains; (its outputs, its loss). In as many parts as the recipe says: the
+        loss of each counts by its samples, so that the gradients are those of the whole batch, where a loss is a mean
+        over samples, or over as many tokens in each.
+        """
+        parts = 1 if outputs is not None else self.run.recipe.accumulate
+        if parts == 1:
+            return self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of, outputs)
+        found, losses = [], []
+        pieces = in_parts(term, parts)
+        for number, (share, inputs, targets) in enumerate(pieces, start=1):
+            last = number == len(pieces)
+            with nullcontext() if last else self.run.engine.without_sync(self.network):
+                own, loss = self.rule.gradients(self.network, inputs, targets, scaled(term.loss_of, share))
+            found.append(own)
+            losses.append(loss)
+        whole = torch.cat(found) if all(isinstance(each, Tensor) for each in found) else found[0]
+        return whole, torch.stack(losses).sum()
 
     @property
     def outputs_before(self) -> Tensor | None:
@@ -114,6 +143,27 @@ class Finetune(Method):
             self.objective.load_state_dict(state["objective"])  # type: ignore[attr-defined]
         if self.seen is not None:
             self.seen.copy_(state["seen"])
+
+
+def in_parts(term: Term, parts: int) -> list[tuple[float, Any, Any]]:
+    """(share of the samples, inputs, targets) of each part of a term's batch.
+
+    Raises Refused where some of its tensors have no entry for each sample.
+    """
+    leaves, form = tree_flatten((term.inputs, term.targets))
+    lengths = {len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0 for leaf in leaves}
+    if len(lengths) != 1 or 0 in lengths:
+        raise Refused(
+            f"accumulate={parts}: the inputs of this benchmark are not one entry a sample; leave accumulate=1"
+        )
+    (count,) = lengths
+    pieces = zip(*(leaf.split(-(-count // parts)) for leaf in leaves), strict=True)
+    return [(len(piece[0]) / count, *tree_unflatten(list(piece), form)) for piece in pieces]
+
+
+def scaled(loss_of: LossOf, share: float) -> LossOf:
+    """The same loss, counted by a share."""
+    return lambda outputs, targets, reduction="mean": share * loss_of(outputs, targets, reduction=reduction)
 
 
 def masked(loss_of: LossOf, mask: Tensor | None) -> LossOf:

@@ -26,6 +26,11 @@ class Method:
         """The scores [batch, outputs] that the last batch had before it was learned from, where they are at hand."""
         return None
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether it takes a batch in parts where the recipe says ``accumulate``."""
+        return False
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
         raise NotImplementedError

@@ -1,41 +1,50 @@
 """Whether two cells did the same work: the losses of the first steps, side by side.
 
-Same seed, same data, same initial values: on any device the first losses must agree, up to rounding, which grows with
-each update. A comparison of rates between cells that disagree compares different work.
+Same seed, same data, same initial values: on any device the first loss must agree up to rounding. Each update then
+multiplies what rounding has done, little in most networks and a hundredfold in some, so the tolerance of step k is
+that of the precision times the growth of the benchmark to the k. Both are measured: docs/results/fingerprints.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# So many losses are compared: enough to see updates at work, before rounding has grown into chaos.
+from fourfold.record import Record
+
+# So many losses are kept.
 LENGTH = 10
-# Largest difference, as a share of the first loss, by the coarser of the two precisions: chosen from the significand's
-# bits with room for what some updates make of them, not measured between devices yet.
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 5e-2, "fp8": 2e-1}
+# Largest difference of the first losses, as a share of them, by the coarser of the two precisions.
+TOLERANCE = {"fp32": 2e-6, "tf32": 1e-3, "fp16": 1e-3, "bf16": 1e-2, "fp8": 5e-2}
+# Of the difference from one update to the next, where a benchmark says nothing else (``rounding_growth``).
+GROWTH = 1.2
+# Losses that may be further apart than this without a mistake are not compared.
+LARGEST = 0.1
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """``same`` is None if there was nothing to compare; ``worst`` is the largest difference as a share."""
+    """``same`` is None if nothing was compared, and ``why`` says why; else the step that is nearest to its tolerance,
+    or furthest beyond: its two losses, how far ``apart`` they are as a share of the first loss, its tolerance.
+    """
 
     same: bool | None
-    worst: float | None
-    step: int | None
-    losses: tuple[float, float] | None
-    tolerance: float
+    step: int | None = None
+    losses: tuple[float, float] | None = None
+    apart: float | None = None
+    tolerance: float | None = None
+    why: str | None = None
 
     def __str__(self) -> str:
-        if self.same is None or self.losses is None:
-            return "no losses to compare"
+        if self.losses is None:
+            return f"work not compared: {self.why}"
         one, other = self.losses
         found = "same" if self.same else "DIFFERENT"
         return (
-            f"{found} work: at step {self.step} losses {one:.6g} and {other:.6g}, "
-            f"{self.worst:.2g} apart (tolerance {self.tolerance:g})"
+            f"{found} work: at step {self.step} losses {one:.8g} and {other:.8g}, "
+            f"{self.apart:.2g} apart (tolerance {self.tolerance:.2g})"
         )
 
 
@@ -45,20 +54,35 @@ def fingerprint(loss: ArrayLike) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
+def same_work(one: Record, other: Record) -> Agreement:
+    """Of two cells of one configuration, on whatever devices."""
+    if any(record.recipe.get("precision") not in TOLERANCE for record in (one, other)):
+        return Agreement(None, why="the precision of one is not known")
+    kinds = {record.device.get("kind") for record in (one, other)}
+    if len(kinds) > 1 and any(record.measurements.get("device_randomness") for record in (one, other)):
+        return Agreement(None, why="random numbers (dropout) came from devices of two kinds")
+    growths = [(record.config.get("benchmark") or {}).get("rounding_growth") or GROWTH for record in (one, other)]
+    precisions = [str(record.recipe["precision"]) for record in (one, other)]
+    prints = [fingerprint_of(record.measurements) for record in (one, other)]
+    return agreement(prints[0], prints[1], precisions, max(growths))
+
+
 def agreement(
-    one: list[float | None], other: list[float | None], precisions: tuple[str | None, str | None]
+    one: Sequence[float | None], other: Sequence[float | None], precisions: Sequence[str], growth: float = GROWTH
 ) -> Agreement:
     """Two fingerprints, within the tolerance of the coarser precision."""
-    tolerance = max(TOLERANCE.get(str(precision), 0.0) for precision in precisions) or TOLERANCE["fp32"]
+    first = max(TOLERANCE[precision] for precision in precisions)
     pairs = [
-        (step, a, b) for step, (a, b) in enumerate(zip(one, other, strict=False)) if a is not None and b is not None
+        (step, a, b, first * growth**step)
+        for step, (a, b) in enumerate(zip(one, other, strict=False))
+        if a is not None and b is not None and first * growth**step <= LARGEST
     ]
     if not pairs:
-        return Agreement(None, None, None, None, tolerance)
+        return Agreement(None, why="there are no losses of the same step")
     scale = max(abs(pairs[0][1]), abs(pairs[0][2]), 1e-12)
-    step, a, b = max(pairs, key=lambda pair: abs(pair[1] - pair[2]))
-    worst = abs(a - b) / scale
-    return Agreement(worst <= tolerance, worst, step, (a, b), tolerance)
+    step, a, b, tolerance = max(pairs, key=lambda pair: abs(pair[1] - pair[2]) / pair[3])
+    apart = abs(a - b) / scale
+    return Agreement(apart <= tolerance, step, (a, b), apart, tolerance)
 
 
 def fingerprint_of(measurements: Mapping[str, Any]) -> list[float | None]:

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from fourfold import errors
 from fourfold.errors import Refused
 from fourfold.metrics.comparison import Estimate, Ratio, adjusted, estimate, ratio
-from fourfold.metrics.verification import agreement, fingerprint_of
+from fourfold.metrics.utilisation import devices_of
+from fourfold.metrics.verification import fingerprint_of, same_work
+from fourfold.record import Record
 from fourfold.report.groups import AXES, Group, group
 from fourfold.report.labels import rate_text
 from fourfold.report.select import Selection
@@ -166,15 +169,20 @@ def _notes(one: Group | None, other: Group | None) -> tuple[str, ...]:
     for key in ("batch", "batch_from", "precision", "scale", "size"):
         if a.recipe.get(key) != b.recipe.get(key):
             notes.append(f"{key} differs: {a.recipe.get(key)} and {b.recipe.get(key)}")
-    if a.recipe.get("batch") == b.recipe.get("batch") and a.axes.get("seed") == b.axes.get("seed"):
-        prints = fingerprint_of(a.measurements), fingerprint_of(b.measurements)
-        same = agreement(*prints, (a.recipe.get("precision"), b.recipe.get("precision")))
-        unlike_on_purpose = any(
-            a.axes.get(axis) != b.axes.get(axis) for axis in ("benchmark", "setting", "method", "rule")
-        )
-        if same.same is False and not unlike_on_purpose:
-            notes.append(str(same))
+    if _asked(a) == _asked(b) and fingerprint_of(a.measurements):
+        found = same_work(a, b)
+        notes += [] if found.same else [str(found)]
     return tuple(notes)
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    """What decides a cell's losses on any device, up to rounding."""
+    axes = {axis: record.axes.get(axis) for axis in ("benchmark", "setting", "method", "rule", "seed")}
+    return {
+        **axes,
+        **{key: record.recipe.get(key) for key in ("batch", "scale", "size")},
+        "devices": devices_of(record),
+    }
 
 
 def _line(row: Compared) -> list[str]:

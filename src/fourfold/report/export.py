@@ -16,7 +16,7 @@ def sweep_json(sweep: Sweep) -> str:
         "sweep": sweep.id,
         "command": sweep.command,
         "running": sweep.running,
-        "rows": [row_data(row) for row in group(sweep.cells)],
+        "rows": [row_data(row) for row in group(sweep.cells, by_row=True)],
         "problems": [
             {"state": state, "message": message, "cells": [cell.name for cell in cells]}
             for state, message, cells in problems(sweep.cells)
@@ -30,6 +30,7 @@ def row_data(row: Group) -> dict[str, Any]:
     """A row as plain data; ``rate`` says its unit and what its interval is over."""
     rate = rate_of(row)
     return {
+        "row": row.row,
         **{axis: getattr(row, axis) for axis in AXES},
         "variant": row.variant,
         "evidence": row.evidence,
@@ -44,12 +45,13 @@ def row_data(row: Group) -> dict[str, Any]:
 
 def sweep_csv(sweep: Sweep) -> str:
     """A header, then a line a row: axes, states, rate, and of every figure the mean and the ends of its interval."""
-    rows = group(sweep.cells)
+    rows = group(sweep.cells, by_row=True)
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         [
+            "row",
             *AXES,
             "variant",
             "evidence",
@@ -66,7 +68,7 @@ def sweep_csv(sweep: Sweep) -> str:
     )
     for row in rows:
         rate = rate_of(row)
-        line: list[Any] = [getattr(row, axis) for axis in AXES]
+        line: list[Any] = [row.row, *(getattr(row, axis) for axis in AXES)]
         line += [row.variant, row.evidence, row.oracle, len(row.cells)]
         line += ["; ".join(f"{count} {state}" for state, count in row.states.items()), row.unit]
         line += [None] * 4 if rate is None else [rate.mean, rate.low, rate.high, rate.over]

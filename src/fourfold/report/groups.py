@@ -33,7 +33,7 @@ class Group:
     """One row. ``hardware`` says the evidence beside the name unless it was measured on that device.
 
     variant: the other overrides of these cells, e.g. "batch=64".
-    figures: over the finished cells, by name.
+    figures: over the finished cells, by name; row: the suite's row that asked for it, where rows are told apart.
     """
 
     benchmark: str
@@ -47,6 +47,7 @@ class Group:
     unit: str | None = None
     cells: list[Cell] = field(default_factory=list)
     figures: dict[str, Summary] = field(default_factory=dict)
+    row: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -63,7 +64,7 @@ class Group:
 
 @dataclass(frozen=True)
 class RateSummary:
-    """Units a second. ``over`` says what the 95 % interval is over: seeds, steps, or None without interval."""
+    """Units a second. ``over`` says what the 95 % interval is over: seeds, repeats, steps, or None without interval."""
 
     mean: float
     low: float | None
@@ -71,20 +72,22 @@ class RateSummary:
     over: str | None
 
 
-def group(cells: Iterable[Cell], by_seed: bool = False) -> list[Group]:
+def group(cells: Iterable[Cell], by_seed: bool = False, by_row: bool = False) -> list[Group]:
     """Rows in the order in which they first appear, bounds (oracle methods) last.
 
-    ``by_seed``: a row for every cell. Cells without a readable record belong to no row.
+    ``by_seed``: a row for every cell. ``by_row``: a row for each of a suite's that asked for a cell, also for those
+    that did not run. Other cells without a readable record belong to no row.
     """
     rows: dict[tuple[object, ...], Group] = {}
     for cell in cells:
-        record = cell.record
-        if record is None:
+        asked = [name for name, _ in cell.rows] if by_row else []
+        if cell.record is None and not asked:
             continue
-        row = _empty_row(record)
-        key = (*(getattr(row, axis) for axis in AXES), row.variant, cell.name if by_seed else None)
-        rows.setdefault(key, row)
-        rows[key].cells.append(cell)
+        for name in asked or [""]:
+            row = _row_without_record(name) if cell.record is None else _empty_row(cell.record, name)
+            key = (name, *(getattr(row, axis) for axis in AXES), row.variant, cell.name if by_seed else None)
+            rows.setdefault(key, row)
+            rows[key].cells.append(cell)
     for row in rows.values():
         _summarise(row)
     return sorted(rows.values(), key=lambda row: row.oracle)
@@ -97,7 +100,8 @@ def variant(record: Record) -> str:
 
 
 def rate_of(row: Group) -> RateSummary | None:
-    """The steady rate: its mean over seeds and the interval between them; of one seed the interval over its steps.
+    """The steady rate: its mean over seeds and the interval between them; of one seed the interval over its repeats,
+    or steps.
 
     None where it is not known: the cell recorded no steps, or its series is not at hand.
     """
@@ -109,7 +113,7 @@ def rate_of(row: Group) -> RateSummary | None:
     low, high = row.figures.get("units_per_second_low"), row.figures.get("units_per_second_high")
     if low is None or high is None:
         return RateSummary(steady.mean, None, None, None)
-    return RateSummary(steady.mean, low.mean, high.mean, "steps")
+    return RateSummary(steady.mean, low.mean, high.mean, "repeats" if "repeats" in row.figures else "steps")
 
 
 def problems(cells: Iterable[Cell]) -> list[tuple[str, str, list[Cell]]]:
@@ -125,7 +129,11 @@ def problems(cells: Iterable[Cell]) -> list[tuple[str, str, list[Cell]]]:
     return [(state, message, group) for (state, message), group in found.items()]
 
 
-def _empty_row(record: Record) -> Group:
+def _row_without_record(name: str) -> Group:
+    return Group("", "", "", "", "", variant="", evidence="", oracle=False, row=name)
+
+
+def _empty_row(record: Record, name: str) -> Group:
     axes = record.axes
     return Group(
         benchmark=str(axes.get("benchmark")),
@@ -136,6 +144,7 @@ def _empty_row(record: Record) -> Group:
         variant=variant(record),
         evidence=record.evidence,
         oracle=record.oracle,
+        row=name,
     )
 
 

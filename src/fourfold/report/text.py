@@ -34,6 +34,8 @@ MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
 TO_DROP = ("J/unit", "MFU", "peak memory", "time", "last loss", "variant")
+# What the interval of a rate is over, from the widest.
+SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
 
 
@@ -52,13 +54,14 @@ class Column:
 
     @property
     def constant(self) -> bool:
-        return len(set(self.texts)) == 1
+        return len(set(filter(None, self.texts))) == 1
 
 
 def sweep_text(sweep: Sweep, width: int | None = None, color: bool = False) -> str:
     """The comparison table of a sweep: a row for each group of cells over seeds, then what went wrong."""
     title = f"Sweep {sweep.id}" + (" (has not ended)" if sweep.running else "")
-    return _document(title, group(sweep.cells), sweep.cells, sweep.refused, width, color, by_seed=False)
+    rows = group(sweep.cells, by_row=True)
+    return _document(title, rows, sweep.cells, sweep.refused, width, color, by_seed=False)
 
 
 def cells_text(cells: list[Cell], width: int | None = None, color: bool = False) -> str:
@@ -114,13 +117,16 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
     in_header = f", {unit}/s" if unit else ""
     steady = any(rate_of(row) for row in rows)
     metrics = dict.fromkeys(name for row in rows for name in row.figures if _is_average(name))
+    of_a_suite = any(row.row for row in rows)  # whose names say what was asked
     columns = [
+        Column("row", [row.row for row in rows], right=False, axis=True),
         *(_axis_column(axis, rows) for axis in AXES),
-        _variant_column(rows),
+        *([] if of_a_suite else [_variant_column(rows)]),
         *([Column("seed", [", ".join(map(str, row.seeds)) for row in rows])] if by_seed else []),
         Column("state" if by_seed else "cells", [_states(row, by_seed) for row in rows], right=False),
         Column(f"rate{in_header}", [_rate(row, unit is None) for row in rows]),
         *([] if steady else [Column(f"rate with warm-up{in_header}", [_overall(row, unit is None) for row in rows])]),
+        Column("repeats", [_repeats(row) for row in rows]),
         Column("MFU", [_single(row, "mfu", lambda share: f"{100 * share:.1f}%") for row in rows]),
         Column("J/unit", [_single(row, "joules_per_unit", lambda joules: f"{joules:.3g}") for row in rows]),
         *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
@@ -173,6 +179,14 @@ def _rate(row: Group, with_unit: bool) -> str:
     elif found.high is not None and found.mean > 0:
         text += f" ±{100 * (found.high - found.mean) / found.mean:.2g}%"
     return f"{text} {row.unit}/s" if with_unit and row.unit else text
+
+
+def _repeats(row: Group) -> str:
+    """How many, the spread between them, and the error that one has from its own steps."""
+    count, between, within = (row.figures.get(name) for name in ("repeats", "between_repeats", "within_repeats"))
+    if count is None or between is None:
+        return ""
+    return f"{count.mean:g}: {100 * between.mean:.2g}%" + ("" if within is None else f" / {100 * within.mean:.2g}%")
 
 
 def _mark(row: Group) -> str:
@@ -262,7 +276,7 @@ def _fit(columns: list[Column], rows: Sequence[Group], console: Console) -> tupl
             continue
         columns = [other for other in columns if other is not column]
         if step == "caption":
-            above.append(f"{name} {column.texts[0]}")
+            above.append(f"{name} {next(filter(None, column.texts))}")
         else:
             dropped.append(name)
     return ([", ".join(above)] if above else []), columns, dropped
@@ -292,7 +306,7 @@ def _styled(column: Column, text: str, row: Group) -> Text:
     if column.name in ("state", "cells"):
         worst = next((state for state in reversed(row.states)), errors.DONE)
         style = STATE_STYLES.get(worst, "red")
-    elif column.name == "hardware" and row.evidence != "measured":
+    elif column.name == "hardware" and row.evidence not in ("measured", ""):
         style = "yellow"
     elif row.evidence == PROJECTED and column.right:
         style = "italic"
@@ -304,12 +318,10 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
     over = {found.over for row in rows if (found := rate_of(row)) and found.over}
     several = any(summary.count > 1 for row in rows for summary in row.figures.values())
     if over or several:
-        what = "between seeds; of a single seed's rate, over its steps"
-        if over == {"steps"} and not several:
-            what = "over the steps of the run"
-        elif "steps" not in over:
-            what = "between seeds"
-        notes.append(f"±: half of the 95 % interval {what}")
+        spans = [words for kind, words in SPANS.items() if kind in over or (kind == "seeds" and several)]
+        notes.append(f"±: half of the 95 % interval {'; else '.join(spans)}")
+    if any("repeats" in row.figures for row in rows):
+        notes.append("repeats: how many; standard deviation between them / standard error within one; of the mean")
     if not all(_is_steady(row) for row in rows):
         notes.append(f"{UNSTEADY_MARK} warming up for half of the steps, or drifting to the end: the rate may be off")
     batches = {cell.record.recipe.get("batch_from") or "default" for row in rows for cell in row.cells if cell.record}
@@ -317,7 +329,7 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
         notes.append(f"batch sizes of more than one kind: {', '.join(sorted(batches))}")
     if any(row.oracle for row in rows):
         notes.append(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
-    unmeasured = sorted({row.evidence for row in rows} - {"measured"})
+    unmeasured = sorted({row.evidence for row in rows} - {"measured", ""})
     if unmeasured:
         notes.append(f"({' / '.join(unmeasured)}): not measured on that device")
     if PROJECTED in unmeasured:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md says what the configurations say."""
+"""The pages that are made from the configurations say what these say."""
 
 import importlib.util
 from pathlib import Path
@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from fourfold.cli.members import tree_picture
 from fourfold.cli.sources import hydra
 from fourfold.composition import options
 from fourfold.launch import suites
@@ -13,9 +14,8 @@ from fourfold.launch import suites
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmarks", PAGE.with_name("benchmarks.py"))
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PAGE.with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -23,12 +23,25 @@ def maker() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    return script("benchmarks")
+
+
+def test_methods_devices_and_the_tree_of_settings_are_up_to_date() -> None:
+    methods, hardware = script("methods"), script("hardware")
+    assert methods.FILE.read_text() == methods.text(), "run: make docs"
+    assert hardware.FILE.read_text() == hardware.page(hardware.FILE.read_text()), "run: make docs"
+    assert (PAGE.parent / "images" / "settings.svg").read_text() == tree_picture() + "\n", "run: make docs"
+
+
 def test_it_lists_every_benchmark_and_every_row_of_milabench(maker) -> None:
     text = PAGE.read_text()
     with hydra():
         assert {key.split()[0] for key in maker.counts_in(text)} == set(options("benchmark"))
         missing = [row.name for row in suites.read("milabench_all") if maker.suite_row(row) not in text]
-    assert not missing, "run: python docs/benchmarks.py --quick"
+    assert not missing, "run: make docs"
+    assert "| other |" not in text, "a benchmark has no domain"
 
 
 def test_parameters_and_flop_are_told_of_every_trained_model(maker) -> None:
@@ -44,7 +57,7 @@ def test_the_page_is_what_the_script_writes(maker) -> None:
     with hydra():
         rows = list(maker.benchmarks())
         text = PAGE.read_text()
-        assert maker.page(rows, maker.counts_in(text)) == text, "run: python docs/benchmarks.py --quick"
+        assert maker.page(rows, maker.counts_in(text)) == text, "run: make docs"
 
 
 @pytest.mark.slow
