@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -110,17 +111,31 @@ def show_axes(browser: webdriver.Chrome) -> None:
     for header in browser.find_elements(By.CSS_SELECTOR, "[class$='collapse-header']"):
         if header.text.strip() == "Artifacts":  # nothing is chosen there yet, and the tags come after it
             browser.execute_script("arguments[0].click()", header)
-    for switch in browser.find_elements(By.CSS_SELECTOR, "button[role='switch']"):
+    for switch in browser.find_elements(By.CSS_SELECTOR, "button[role='switch']")[:2]:
         browser.execute_script("arguments[0].click()", switch)
-    for row in browser.find_elements(By.CSS_SELECTOR, "th[scope='row']"):
-        if row.text.strip() in ("hardware", RATE):
-            browser.execute_script(SCROLL_WITHIN, row)
+    time.sleep(2)  # the tables are drawn anew
+    browser.execute_script(SCROLL_TO_ROWS, ["hardware", RATE])
 
 
-SCROLL_WITHIN = """
-let box = arguments[0].closest('table').parentElement;
-while (box.scrollHeight <= box.clientHeight) box = box.parentElement;
-box.scrollTop += arguments[0].getBoundingClientRect().top - box.getBoundingClientRect().top - 100;
+# Each table in its own box; the page itself stays where it is.
+SCROLL_TO_ROWS = """
+for (const row of document.querySelectorAll("th[scope='row']")) {
+    if (!arguments[0].includes(row.textContent.trim())) continue;
+    let box = row.parentElement;
+    while (box && !["auto", "scroll"].includes(getComputedStyle(box).overflowY)) box = box.parentElement;
+    if (!box || box.clientHeight > innerHeight / 2) continue;
+    box.scrollTop += row.getBoundingClientRect().top - box.getBoundingClientRect().top - 150;
+}
+"""
+# Only the part of a long list that is seen exists: scrolls it on until the option is there.
+CLICK_OPTION = """
+const [select, name] = arguments;
+const option = document.querySelector(`.${select}-item-option[title='${name}']`);
+if (option) { option.click(); return true; }
+const lists = [...document.querySelectorAll("[class*='virtual-list-holder']")];
+const list = lists.find(one => one.scrollHeight > one.clientHeight);
+if (list) list.scrollTop += list.clientHeight / 2;
+return false;
 """
 
 
@@ -132,10 +147,7 @@ def choose(browser: webdriver.Chrome, select: WebElement, names: Sequence[str]) 
     box = select.find_element(By.CSS_SELECTOR, "input[role='combobox']")
     for name in names:
         box.send_keys(name)
-        option = f".{SELECT}-item-option[title='{name}']"
-        with suppress(WebDriverException):  # a parameter that is the same in all runs is not offered
-            found = WebDriverWait(browser, 5).until(lambda page, css=option: page.find_element(By.CSS_SELECTOR, css))
-            browser.execute_script("arguments[0].click()", found)
+        WebDriverWait(browser, 10).until(lambda page, name=name: page.execute_script(CLICK_OPTION, SELECT, name))
         box.send_keys(Keys.BACKSPACE * len(box.get_attribute("value") or ""))
     box.send_keys(Keys.ESCAPE)
 
@@ -164,9 +176,8 @@ def take(
         WebDriverWait(browser, 5).until(lambda page: page.find_element(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
     browser.implicitly_wait(1)
     browser.save_screenshot(str(picture))
-    with Image.open(picture) as image:  # a page has few colours
-        small = image.convert("RGB").quantize(192)
-    small.save(picture, optimize=True)
+    with Image.open(picture) as image:
+        image.convert("RGB").save(picture, optimize=True)
     print(picture)
 
 
