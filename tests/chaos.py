@@ -1,6 +1,7 @@
 """A sweep that things happen to, beside one to which nothing does: starting it, and comparing what came of both."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,14 @@ def environment(output: Path) -> dict[str, str]:
 def start(output: Path, words: list[str]) -> "subprocess.Popen[bytes]":
     with (output.parent / "printed").open("ab") as printed:
         command = [sys.executable, str(ROOT / "run.py"), *words]
-        return subprocess.Popen(command, stdout=printed, stderr=printed, env=environment(output), cwd=output.parent)
+        return subprocess.Popen(
+            command, stdout=printed, stderr=printed, env=environment(output), cwd=output.parent, preexec_fn=_hear
+        )
+
+
+def _hear() -> None:
+    """Ctrl-C, which is ignored by all that a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def results(output: Path) -> dict[str, Any]:
