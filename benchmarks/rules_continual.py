@@ -31,7 +31,7 @@ def page(cells: list[Cell]) -> str:
     for benchmark, setting in dict.fromkeys((row.benchmark, row.setting) for row in rows):
         own = [row for row in rows if (row.benchmark, row.setting) == (benchmark, setting)]
         methods = [row.method for row in own]
-        own.sort(key=lambda row: methods.index(row.method))
+        own.sort(key=lambda row: (methods.index(row.method), row.rule != EXACT))
         parts += [
             "",
             f"## {benchmark}, {setting}",
