@@ -26,9 +26,9 @@ from hydra.types import RunMode
 from fourfold import composition
 from fourfold.cli.sources import hydra
 from fourfold.launch import main, slurm, through
+from fourfold.launch.arrays import grouped, slurm_parameters
 from fourfold.launch.cells import combinations, plan
 from fourfold.launch.compose import Composer
-from fourfold.launch.slurm import grouped, slurm_parameters
 
 CHOICES = ["benchmark=digits,fashion_mnist,mnist,llama,resnet", "method=finetune,random", "hardware=cpu,a100"]
 ROOT = Path(__file__).resolve().parent.parent

@@ -88,6 +88,7 @@ class Run:
         self.watch = Stopwatch("setup", "learn", "evaluate")
         self.keeper = Keeper()
         engine.phase = self.meter.phase
+        until.agree = None if engine.alone else engine.as_the_first
         self.findings: dict[str, Any] = {}  # what the method tells of itself for the record: plain data
         self.held: list[dict[str, int]] = []  # bytes that the method holds after each context
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)

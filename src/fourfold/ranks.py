@@ -20,8 +20,11 @@ def together(run: Run, series: dict[str, np.ndarray], measurements: dict[str, An
     Every rank must come here. ``step_ended`` of a further copy counts from the first one's zero, by the hosts' clocks.
     """
     engine = run.engine
-    if engine.world == 1 or not engine.alone:
-        series["loss"] = engine.mean_over_ranks(series["loss"])
+    if engine.world == 1:
+        return
+    if not engine.alone:
+        if run.meter.has_losses:
+            series["loss"] = engine.mean_over_ranks(series["loss"])
         return
     own = {name: series[name] for name in KEPT}
     zero = time.time() - (time.perf_counter() - run.meter.zero)

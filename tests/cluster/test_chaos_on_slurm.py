@@ -1,7 +1,9 @@
 """A sweep on Slurm that everything happens to ends as one to which nothing did: each cell once, records and MLflow."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,19 +13,22 @@ from pathlib import Path
 import pytest
 from test_slurm import SHORT, SMALL, finish, launch, nothing_left_behind, output, records, wait_for
 
-from chaos import check_mlflow, done, results, start
+from chaos import Server, check_mlflow, done, results, server, small_disk, start
 from fourfold.launch import leases
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(2400)]
-__all__ = ["nothing_left_behind", "output"]
+__all__ = ["nothing_left_behind", "output", "server", "small_disk"]
 
-# Each cell is a job that imports torch anew (some 7 CPU seconds), so these are fewer than the local test's 60.
-CELLS = 24
+CELLS = 60
 SWEEP = [
     *("-m", "benchmark=digits", "hardware=a100,mi300", *SMALL, "setting=class_incremental", "method=finetune,replay"),
-    *("seed=range(6)", "until.steps=1500", "checkpoint.steps=50", "rerun=missing"),
+    *("seed=range(15)", "until.steps=1200", "checkpoint.steps=50", "rerun=missing", "max_requeue=20"),
 ]
-ON_SLURM = "hydra/launcher=submitit_slurm"
+# Every allocation imports torch anew (some 7 CPU seconds), so cells share them by threes.
+ON_SLURM = [
+    *("hydra/launcher=submitit_slurm", "hydra.launcher.cells_per_job=3"),
+    "hardware.launcher.partition=preemptible",
+]
 REPEATS = 3
 PATIENCE = 300.0  # seconds
 COUNTING = """
@@ -49,10 +54,10 @@ def ask(*command: str, timeout: float = 20) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout).stdout
 
 
-def learning(output: Path) -> list[str]:
-    """The jobs of cells that have written a checkpoint, and so are past their imports."""
+def learning(output: Path) -> dict[str, leases.Holder]:
+    """Who runs the cells that have written a checkpoint, and so are past their imports, by job."""
     holders = [leases.holder(path.parent) for path in output.glob("cells/*/checkpoint.pt")]
-    return [holder.job for holder in holders if holder is not None and holder.job]
+    return {holder.job: holder for holder in holders if holder is not None and holder.job}
 
 
 def set_node(name: str, *words: str) -> None:
@@ -76,35 +81,51 @@ def cluster(slurm: Path) -> Iterator[Path]:
         ask("scancel", *set(left))
 
 
-def cancel(job: str) -> None:
-    ask("scancel", job)
+Blow = Callable[[leases.Holder], None]
 
 
-def notice(job: str) -> None:
+def cancel(holder: leases.Holder) -> None:
+    ask("scancel", str(holder.job))
+
+
+def kill(holder: leases.Holder) -> None:
+    os.kill(holder.pid, signal.SIGKILL)
+
+
+def notice(holder: leases.Holder) -> None:
     """What Slurm sends before it takes the node; scancel tries again and again if the cell requeues its job at once."""
     with suppress(subprocess.TimeoutExpired):
-        ask("scancel", "--signal=USR2", job, timeout=4)
+        ask("scancel", "--signal=USR2", str(holder.job), timeout=4)
 
 
-def requeue(job: str) -> None:
+def requeue(holder: leases.Holder) -> None:
     """A preemption without notice."""
-    ask("scontrol", "requeue", job)
+    ask("scontrol", "requeue", str(holder.job))
 
 
-def fail_its_node(job: str) -> None:
-    set_node(ask("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip(), "state=down", "reason=chaos")
+def fail_its_node(holder: leases.Holder) -> None:
+    node = ask("squeue", "--noheader", f"--jobs={holder.job}", "--format=%N").strip()
+    set_node(node, "state=down", "reason=chaos")
 
 
-def strike(output: Path, luck: random.Random, struck: set[str], blow: Callable[[str], None]) -> None:
-    """Strikes one of the jobs that learn, each once; another one if that has just ended."""
+def preempt(holder: leases.Holder) -> None:
+    """A job of higher priority that needs the node for itself."""
+    node = ask("squeue", "--noheader", f"--jobs={holder.job}", "--format=%N").strip()
+    wanted = ["--partition=main", f"--nodelist={node}", "--exclusive", "--mem=0", "--output=/dev/null"]
+    ask("sbatch", *wanted, "--wrap", "sleep 3")
+
+
+def strike(output: Path, luck: random.Random, struck: set[int], blow: Blow) -> None:
+    """Strikes one of the cells that learn, each process once; another one if that has just ended."""
     for _ in range(10):
-        job = luck.choice(wait_for(lambda: sorted(set(learning(output)) - struck), PATIENCE))
-        struck.add(job)
+        alive = wait_for(lambda: [one for one in learning(output).values() if one.pid not in struck], PATIENCE)
+        holder = luck.choice(sorted(alive, key=str))
+        struck.add(holder.pid)
         try:
-            return blow(job)
-        except subprocess.SubprocessError:
+            return blow(holder)
+        except (subprocess.SubprocessError, ProcessLookupError):
             continue
-    raise AssertionError(f"{blow.__name__} never met a job")
+    raise AssertionError(f"{blow.__name__} never met a cell")
 
 
 def wait_for_more(output: Path, cells: int) -> None:
@@ -113,26 +134,49 @@ def wait_for_more(output: Path, cells: int) -> None:
     wait_for(lambda: done(output) >= goal, PATIENCE)
 
 
-def test_a_sweep_on_slurm_survives(cluster: Path, tmp_path: Path) -> None:
-    """Jobs cancelled, preempted, requeued; nodes and the launcher lost; the same command again, at most three times."""
+def fill(folder: Path) -> None:
+    """Leaves no byte free."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+BLOWS: list[list[Blow]] = [
+    [kill, preempt, cancel, fail_its_node, notice, kill],
+    [requeue, kill, preempt, cancel],
+]
+
+
+def test_a_sweep_on_slurm_survives(cluster: Path, tmp_path: Path, server: Server, small_disk: Path) -> None:
+    """Cells killed, jobs cancelled and preempted, nodes, launcher, tracking server and its disk lost.
+
+    The same command again, at most three times.
+    """
     calm, wild, luck = tmp_path / "calm", tmp_path / "wild", random.Random(4)
     assert start(calm, [*SWEEP, "slots=2", "tracking=off"]).wait(timeout=1200) == 0
     expected = results(calm)
     assert len(expected) == CELLS
 
-    store = ["tracking=local", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
-    struck: set[str] = set()
-    blows = [[cancel, fail_its_node, notice, cancel], [requeue, cancel]]
+    server.folder = small_disk
+    server.start()
+    fill(small_disk)
+    struck: set[int] = set()
     for number in range(1 + REPEATS):
-        launcher = start(wild, [*SWEEP, ON_SLURM, *store])
+        launcher = start(wild, [*SWEEP, *ON_SLURM, *server.words])
         try:
-            for blow in blows[number] if number < len(blows) else ():
-                time.sleep(luck.uniform(0.5, 3))
+            for blow in BLOWS[number] if number < len(BLOWS) else ():
+                time.sleep(luck.uniform(0.5, 2))
                 strike(wild, luck, struck, blow)
             if number == 0:
                 wait_for_more(wild, 2)
                 assert done(wild) < CELLS
                 launcher.kill()
+                (small_disk / "filler").unlink()
+                subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+            if number == 1:
+                server.kill()
+                wait_for_more(wild, 3)
+                server.start()
             resume_all()
             status = launcher.wait(timeout=1200)
         finally:
@@ -142,7 +186,7 @@ def test_a_sweep_on_slurm_survives(cluster: Path, tmp_path: Path) -> None:
     assert status == 0, (tmp_path / "printed").read_text()[-3000:]
     assert results(wild) == expected
     assert any(one.resumed for one in records(wild)), "no cell went on from a checkpoint"
-    check_mlflow(wild, f"sqlite:///{tmp_path}/mlflow.db", store, CELLS)
+    check_mlflow(wild, f"http://127.0.0.1:{server.port}", server.words, CELLS)
 
 
 def test_two_launches_at_once_run_no_cell_twice(cluster: Path, output: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from test_requeue import STEPS, WORDS, same_as_undisturbed, started, the_only
 from test_slurm import SHORT, SMALL, finish, launch, nothing_left_behind, output, sacct, slurm_id, wait_for
 
-from fourfold.launch.slurm import job_states
+from fourfold.launch.scheduler import job_states
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 __all__ = ["nothing_left_behind", "output"]
@@ -68,7 +68,7 @@ def test_a_job_of_higher_priority(preempt: Callable[[], str], output: Path, undi
     assert same_as_undisturbed(found, undisturbed)
 
 
-@pytest.mark.parametrize("partition", ["preemptible", "scavenge"])
+@pytest.mark.parametrize("partition", [pytest.param("preemptible", marks=pytest.mark.slow), "scavenge"])
 def test_a_cell_that_does_not_hear_the_notice(
     partition: str, preempt: Callable[[], str], output: Path, tmp_path: Path
 ) -> None:
@@ -94,11 +94,12 @@ def test_a_notice_that_comes_while_the_cell_starts(preempt: Callable[[], str], o
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2000)
 def test_a_time_limit_shorter_than_the_cell(slurm: Path, output: Path, undisturbed: Callable[..., Any]) -> None:
     """Slurm counts limits in minutes, and looks at them twice a minute."""
-    steps = ["until.steps=45000", "checkpoint.steps=3000", "max_requeue=20"]
+    steps = ["until.steps=16000", "checkpoint.steps=2000", "max_requeue=20"]
     limit = ["hardware.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15"]
-    finish(launch(output, [*WORDS, *steps, *on("main"), *limit]), 0)
+    finish(launch(output, [*WORDS, *steps, *on("main"), *limit]), 0, seconds=1500)
     found = the_only(output)
     assert found.state == "done"
     assert len(found.resumed) >= 1

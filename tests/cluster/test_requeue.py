@@ -9,13 +9,13 @@ import pytest
 from test_slurm import SMALL, finish, launch, nothing_left_behind, output, records, sacct, slurm_id, wait_for
 
 from fourfold import record
-from fourfold.launch.slurm import job_states
+from fourfold.launch.scheduler import job_states
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 __all__ = ["nothing_left_behind", "output"]
 
 WORDS = ["benchmark=digits", "setting=class_incremental", "method=replay", "scale=smoke", "tracking=off"]
-STEPS = ["until.steps=15000", "checkpoint.steps=300"]  # long enough to be disturbed on a quick machine, too
+STEPS = ["until.steps=12000", "checkpoint.steps=300"]  # long enough to be disturbed on a quick machine, too
 
 
 def started(output: Path) -> Callable[[], bool]:

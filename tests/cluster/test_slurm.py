@@ -71,8 +71,8 @@ def nothing_left_behind() -> Iterator[None]:
             process.communicate(timeout=120)
 
 
-def finish(process: "subprocess.Popen[str]", status: int) -> str:
-    printed, _ = process.communicate(timeout=500)
+def finish(process: "subprocess.Popen[str]", status: int, seconds: float = 500) -> str:
+    printed, _ = process.communicate(timeout=seconds)
     assert process.returncode == status, printed
     return printed
 
@@ -84,7 +84,7 @@ def records(output: Path) -> list[record.Record]:
 def sacct(field: str) -> dict[str, str]:
     """A field of every job and array element in the accounting database."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format=JobID,{field}"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return dict(line.split("|", 1) for line in lines)  # type: ignore[misc]
 
 

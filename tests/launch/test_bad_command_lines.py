@@ -122,6 +122,14 @@ SWEEPS = [
     ("-m suite=quikstart seed=0,1", "did you mean quickstart?"),
     ("-m suite=quickstart row=digit", "did you mean digits?"),
     ("-m hydra/sweeper=basik", "did you mean basic?"),
+    *(
+        (
+            f"-m hydra/launcher=submitit_slurm hydra.launcher.cells_per_job={value} seed=0,1",
+            f"cells_per_job={value}: is",
+        )
+        for value in ("0", "-1", "x", "1.5")
+    ),
+    ("-m hydra/launcher=submitit_slurm hydra.launcher.signal_delay_s=0 seed=0,1", "signal_delay_s=0: is not a whole"),
 ]
 
 

@@ -1,21 +1,19 @@
 """A sweep that everything happens to ends as one to which nothing did: each cell once, in records and in MLflow."""
 
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from chaos import ROOT, check_mlflow, done, environment, results, start
+from chaos import ROOT, Server, check_mlflow, done, environment, results, server, small_disk, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+__all__ = ["server", "small_disk"]
 
 SWEEP = [
     *("-m", "benchmark=digits", "hardware=cpu", "setting=class_incremental", "method=finetune,replay,ewc"),
@@ -59,51 +57,6 @@ def disturb(launcher: "subprocess.Popen[bytes]", output: Path, number: int, luck
             launcher.wait(timeout=300)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """An MLflow server that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def words(self) -> list[str]:
-        return ["tracking=server", f"tracking.uri=http://127.0.0.1:{self.port}"]
-
-    def start(self) -> None:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 180
-        while socket.socket().connect_ex(("127.0.0.1", self.port)) != 0:
-            assert time.monotonic() < end, (self.folder / "server.log").read_text()[-2000:]
-            time.sleep(0.3)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    found = Server(tmp_path)
-    yield found
-    found.kill()
-
-
 def test_a_local_sweep_survives(tmp_path: Path, server: Server) -> None:
     """Cells, fork server, launcher and tracking server are killed; the same command again, at most three times."""
     calm, wild, luck = tmp_path / "calm", tmp_path / "wild", random.Random(3)
@@ -126,18 +79,6 @@ def test_a_local_sweep_survives(tmp_path: Path, server: Server) -> None:
     assert status == 0, (tmp_path / "printed").read_text()[-3000:]
     assert results(wild) == expected
     check_mlflow(wild, f"http://127.0.0.1:{server.port}", server.words, CELLS)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB; skips where this user may not mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("this user may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_for_the_tracking_store_costs_a_line(tmp_path: Path, small_disk: Path) -> None:

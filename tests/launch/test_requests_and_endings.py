@@ -8,7 +8,7 @@ import pytest
 
 from fourfold import record
 from fourfold.errors import FAILED, INTERRUPTED
-from fourfold.launch import ending, local, slots, slurm
+from fourfold.launch import arrays, ending, local, scheduler, slots, slurm
 from fourfold.launch.jobs import Job
 from fourfold.launch.stop import Stop
 
@@ -20,7 +20,7 @@ REQUEST: dict[str, Any] = {
 
 
 def test_a_request_is_what_the_cell_asks_for_then_what_the_site_adds() -> None:
-    found = slurm.slurm_parameters(REQUEST, SITE, timeout=3600)
+    found = arrays.slurm_parameters(REQUEST, SITE, timeout=3600)
     assert found["nodes"] == 2
     assert found["tasks_per_node"] == 4
     assert found["slurm_gres"] == "gpu:a100:4"
@@ -29,24 +29,24 @@ def test_a_request_is_what_the_cell_asks_for_then_what_the_site_adds() -> None:
     assert found["timeout_min"] == 60
     assert found["slurm_srun_args"] == ["--cpus-per-task=6", "--kill-on-bad-exit=1"]
     assert "slurm_account" not in found
-    assert slurm.slurm_parameters({**REQUEST, "partition": "day"}, SITE)["slurm_partition"] == "day"
+    assert arrays.slurm_parameters({**REQUEST, "partition": "day"}, SITE)["slurm_partition"] == "day"
 
 
 def test_a_short_timeout_shortens_the_request_but_leaves_room_for_the_signal() -> None:
-    assert slurm.slurm_parameters(REQUEST, SITE, timeout=20)["timeout_min"] == 3
-    assert slurm.slurm_parameters(REQUEST, SITE, timeout=1e6)["timeout_min"] == 60
+    assert arrays.slurm_parameters(REQUEST, SITE, timeout=20)["timeout_min"] == 3
+    assert arrays.slurm_parameters(REQUEST, SITE, timeout=1e6)["timeout_min"] == 60
 
 
 def test_jobs_of_equal_requests_are_one_group() -> None:
     requests = [{"gres": kind} for kind in ("a", "b", "a", "c", "b")]
     jobs = [Job(frozen=number, request=request) for number, request in enumerate(requests)]  # type: ignore[arg-type]
-    groups = slurm.grouped(jobs, lambda job: job.request)
+    groups = arrays.grouped(jobs, lambda job: job.request)
     assert [[job.frozen for job in group] for group in groups] == [[0, 2], [1, 4], [3]]
 
 
 def test_a_group_is_split_where_slurm_takes_no_longer_array() -> None:
-    jobs = [Job(frozen=None) for _ in range(2 * slurm.ARRAY_LIMIT + 1)]  # type: ignore[arg-type]
-    assert [len(group) for group in slurm.grouped(jobs, lambda job: 0)] == [slurm.ARRAY_LIMIT, slurm.ARRAY_LIMIT, 1]
+    packs = [[Job(frozen=None)] for _ in range(2 * arrays.ARRAY_LIMIT + 1)]
+    assert [len(array) for array in arrays.arrays(packs)] == [arrays.ARRAY_LIMIT, arrays.ARRAY_LIMIT, 1]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_states_are_read_from_squeue(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert slurm.job_states(["1"]) == {"1_0": "RUNNING", "1_1": "FAILED"}
-    assert slurm.accounted_state("1_0") == "COMPLETED"
+    assert scheduler.job_states(["1"]) == {"1_0": "RUNNING", "1_1": "FAILED"}
+    assert scheduler.accounted_state("1_0") == "COMPLETED"
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
-    assert slurm.job_states(["1"]) == {}
+    assert scheduler.job_states(["1"]) == {}
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
-    assert slurm.job_states(["1"]) is None
+    assert scheduler.job_states(["1"]) is None
 
 
 CELL: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fourfold import stopping
-from fourfold.launch import requeue, slurm
+from fourfold.launch import arrays, requeue
 from fourfold.stopping import PREEMPTED, Stopped, listening
 
 Scheduler = Callable[..., Path]
@@ -59,9 +59,9 @@ def test_what_slurm_refuses_is_told(scheduler: Scheduler) -> None:
 
 def test_a_job_may_be_queued_again_whatever_the_site_says() -> None:
     site = {"additional_parameters": {"mail-type": "END"}}
-    asked = slurm.slurm_parameters({}, site)["slurm_additional_parameters"]
+    asked = arrays.slurm_parameters({}, site)["slurm_additional_parameters"]
     assert asked == {"requeue": True, "mail-type": "END"}
-    assert slurm.slurm_parameters({}, {}, requeue=False)["slurm_additional_parameters"] == {"no-requeue": True}
+    assert arrays.slurm_parameters({}, {}, requeue=False)["slurm_additional_parameters"] == {"no-requeue": True}
 
 
 def test_a_notice_before_the_interpreter_is_ready_is_kept(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from fourfold import record
 from fourfold.__main__ import main as command
-from fourfold.launch import main
+from fourfold.composition import compose, plain
+from fourfold.launch import local, main
+from fourfold.launch.single import needs_ranks
 from fourfold.metrics import figures, steady_rate
 from fourfold.metrics.throughput import rate
 
@@ -80,6 +82,19 @@ def test_each_strategy_learns_a_llama_as_one_process_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("until", [("until=budget", "until.seconds=2"), ("until=steady", "until.seconds=6")])
+def test_ranks_that_stop_by_the_clock_stop_together(
+    output: Path, hydra_as_it_was: None, until: tuple[str, str]
+) -> None:
+    words = ["benchmark=digits", "hardware=cpu", "hardware.devices=2", "batch=16", "tracking=off", *until]
+    assert main.run_command_line(words) == 0
+    (folder,) = (output / "cells").iterdir()
+    found = record.read(folder)
+    assert found.measurements["stopped_by"] in ("budget", "steady")
+    assert len(record.read_series(folder)["loss"]) == found.measurements["steps"] > 50
+
+
+@pytest.mark.slow
 def test_the_scaling_suite_and_its_report_on_one_and_two_processes(
     output: Path, hydra_as_it_was: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +114,21 @@ def test_the_scaling_suite_and_its_report_on_one_and_two_processes(
         assert 0 < two["efficiency_low"] <= two["efficiency"] <= two["efficiency_high"]
         assert two["speedup"] == pytest.approx(2 * two["efficiency"])
         assert two["speedup"] == pytest.approx(two["units_per_second"] / points[0]["units_per_second"])
+
+
+def test_a_projection_of_many_devices_is_one_process(
+    output: Path, hydra_as_it_was: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["benchmark=matmul", "scale=smoke", "hardware=a100", "hardware.devices=8", "mode=projected", "tracking=off"]
+    started: list[int] = []
+    monkeypatch.setattr(local, "rendezvous", lambda ranks: started.append(ranks) or {})
+    assert main.run_command_line(["-m", *words, "hardware.nodes=1,2", "strategy=replicas"]) == 0
+    assert started == [1, 1]
+    found = [record.read(folder) for folder in (output / "cells").iterdir()]
+    rates = {one.config["hardware"]["nodes"]: figures(one)["units_per_second"] for one in found}
+    assert rates[2] == pytest.approx(2 * rates[1])
+    assert not needs_ranks(plain(compose(words)))
+    assert needs_ranks(plain(compose(["hardware=a100", "hardware.devices=8"])))
 
 
 @pytest.mark.parametrize(

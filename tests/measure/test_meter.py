@@ -92,6 +92,35 @@ def test_a_cell_out_of_time_fails() -> None:
     assert error.value.reason == "timeout"
 
 
+def test_ranks_stop_together_whatever_their_clocks_say() -> None:
+    """Two ranks step by step; the second one's time is up long before the first one's, whose word counts."""
+    meter, words, asked = Meter(CPU, "images"), [], []
+    first, second = until("budget", seconds=0.05), until("budget", seconds=1e-9)
+
+    def tell(word: bool) -> bool:
+        words.append(word)
+        return word
+
+    def hear(word: bool) -> bool:
+        asked.append(word)
+        return words[-1]
+
+    first.agree, second.agree = tell, hear
+    for rule in (first, second):
+        rule.begin(1, 1, False)
+    ended = []
+    for steps in range(100_000):
+        ended = [rule.over(steps, meter) for rule in (first, second)]
+        assert ended[0] == ended[1]
+        if ended[0]:
+            break
+        time.sleep(0.001)
+    assert ended == [True, True]
+    assert (first.reason, second.reason) == ("budget", "budget")
+    assert all(asked), "by itself it would have ended at once"
+    assert 2 <= len(words) == len(asked) < 40, "they do not ask at every step"
+
+
 def test_steady_looks_seldom_and_says_why_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 50 steps, then each time there are a tenth more; with a narrow interval it is over, else the time decides."""
     looks: list[int] = []

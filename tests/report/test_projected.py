@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from fourfold.__main__ import main
+from fourfold.report.read import read_all
+from fourfold.report.text import sweep_text
 from fourfold.tracking.runs import cell_run
 from records import make_record, write_cell
 
@@ -92,6 +94,10 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
     for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB", "not measured on that device"):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 100
+    assert "over the steps" not in text
+    narrow = sweep_text(read_all(tmp_path), width=72)
+    assert "~3 GiB" in narrow
+    assert "left out for want of width: energy a unit" in narrow
     words = ["--pivot", "benchmark,hardware", "--metric", "units_per_second"]
     assert main(["report", "--all", *words, "--output-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out

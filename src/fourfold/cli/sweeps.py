@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.errors import Refused, nearest
-from fourfold.launch import cancelling, leases, view
+from fourfold.launch import cancelling, leases, scheduler, view
 from fourfold.launch.ending import read_log
 from fourfold.launch.manifest import close_dead
-from fourfold.launch.snapshot import of_sweep, slurm_job
+from fourfold.launch.snapshot import is_packed, of_sweep, slurm_job
 from fourfold.report.read import find_manifest, load_manifest, sweeps
 
 POLL = 0.5
@@ -83,6 +83,8 @@ def _cancel_sweep(output_dir: Path, folder: Path) -> int:
         return 0
     for entry in held:
         _ask(output_dir / entry["folder"], entry, folder)
+    running = {slurm_job(entry) for entry in held if leases.holder(output_dir / entry["folder"])}
+    scheduler.withdraw(sorted({str(slurm_job(entry)) for entry in held if is_packed(entry)} - running))
     status = _wait(lambda: not any(leases.holder(output_dir / entry["folder"]) for entry in held), folder.name)
     close_dead(output_dir)
     return status
@@ -99,6 +101,9 @@ def _cancel_cell(folder: Path, entry: dict[str, Any], sweep: Path) -> int:
 def _ask(folder: Path, entry: dict[str, Any], sweep: Path) -> None:
     """Asks the process or the Slurm job of one cell, and no other, to end."""
     cancelling.mark(sweep, folder.name)
+    if is_packed(entry):  # its job belongs to others, too, and looks at the marks
+        print(f"asking Slurm job {slurm_job(entry)} to end {folder.name}")
+        return
     holder = leases.holder(folder)
     if holder is not None and holder.host == socket.gethostname():
         print(f"asking {folder.name} (process {holder.pid}) to end")

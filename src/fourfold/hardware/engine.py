@@ -121,6 +121,10 @@ class Engine:
         assert isinstance(total, Tensor)
         return total.cpu().numpy()
 
+    def as_the_first(self, word: bool) -> bool:
+        """What the first rank says; all must come here."""
+        return bool(self.fabric.broadcast(word, src=0))
+
     def told_by_all(self, facts: Any) -> list[Any]:
         """What each rank has to say, in their order: plain data, or arrays. All must come here."""
         if self.world == 1:

@@ -10,9 +10,9 @@ def lacking(cell: Mapping[str, Any], here: bool) -> str | None:
 
     ``here``: the cell would run on this machine, which is one node, and whose devices can be counted. Without, a
     scheduler knows; only what ``hardware.capacity`` states is known before (and is checked when a cell is composed).
-    Absent hardware is another matter: such a cell ends as unavailable.
+    Absent hardware is another matter: such a cell ends as unavailable. A projection needs none.
     """
-    if not here:
+    if not here or cell["mode"] == "projected":
         return None
     hardware = cell["hardware"]
     name, devices, nodes = hardware["name"], hardware["devices"], hardware["nodes"]

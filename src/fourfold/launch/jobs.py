@@ -1,12 +1,14 @@
 """One job: what is pickled for it, what it asks for, and who is told when it has ended."""
 
 import os
+import pickle
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -17,15 +19,33 @@ from fourfold.launch.ending import Elsewhere, Ending
 from fourfold.stopping import DEFERRED
 
 
+class Program:
+    """What the jobs of a sweep have in common: Hydra's state, and the task. It is pickled once for all of them."""
+
+    def __init__(self, context: HydraContext, task: TaskFunction) -> None:
+        self.context, self.task = context, task
+        self.singletons = Singleton.get_state()
+        self._pickled: bytes | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._pickled is None:
+            self._pickled = cloudpickle.dumps(vars(self))
+        return _program, (self._pickled,)
+
+
+def _program(pickled: bytes) -> Program:
+    found = Program.__new__(Program)
+    vars(found).update(pickle.loads(pickled))
+    return found
+
+
 @dataclass
 class FrozenJob:
     """A configuration as it was composed at submission: conf/ is not read again when the job starts."""
 
-    context: HydraContext
-    task: TaskFunction
+    program: Program
     config: DictConfig
     number: int
-    singletons: Any
     folder: Path | None = None
     before: tuple[int, int] | None = None
 
@@ -42,14 +62,14 @@ class FrozenJob:
     def _run(self) -> JobReturn:
         import submitit
 
-        Singleton.set_state(self.singletons)
+        Singleton.set_state(self.program.singletons)
         setup_globals()
         with open_dict(self.config.hydra.job):
             self.config.hydra.job.id = submitit.JobEnvironment().job_id
             self.config.hydra.job.num = self.number
         found = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
+            hydra_context=self.program.context,
+            task_function=self.program.task,
             config=self.config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
@@ -69,9 +89,9 @@ class FrozenJob:
 class Job:
     """``request`` is what it asks of a scheduler; ``timeout`` (seconds) and what follows it hold on this machine.
 
-    ``devices`` are kept for it alone, ``ranks`` is how many processes it is, ``slots`` how many jobs run at once;
-    ``requeues`` is how often Slurm may queue it again; ``modules`` are what its processes import, ``memory()`` the
-    bytes that they will need, or None.
+    ``identity`` is what submitit's files of it are called, where that matters. ``devices`` are kept for it alone,
+    ``ranks`` is how many processes it is, ``slots`` how many jobs run at once; ``requeues`` is how often Slurm may
+    queue it again; ``modules`` are what its processes import, ``memory()`` the bytes that they will need, or None.
     ``on_start`` is called just before the job is handed over, ``on_wait`` with the reason if it cannot be yet,
     ``on_end`` once, when it has ended.
     """
@@ -79,6 +99,7 @@ class Job:
     frozen: Any  # FrozenJob, or another function without arguments that can be pickled
     request: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    identity: str | None = None
     devices: int = 0
     ranks: int = 1
     slots: int = 1

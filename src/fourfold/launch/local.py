@@ -44,9 +44,11 @@ def submit(
     own. So Ctrl-C reaches the launcher alone, which passes it on; the exit status is the job's; and nothing but the
     job itself runs beside a measurement. Raises OSError, with nothing left running, where its files find no room.
     """
-    identity = f"{os.getpid()}-{next(NUMBERS)}"
+    identity = job.identity or f"{os.getpid()}-{next(NUMBERS)}"
     paths = [JobPaths(folder, identity, rank) for rank in range(job.ranks)]
     paths[0].folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        path.result_pickle.unlink(missing_ok=True)  # of an earlier time
     delayed = DelayedSubmission(job.frozen)
     delayed.set_timeout(NO_LIMIT, max_num_timeout=0)
     delayed.dump(paths[0].submitted_pickle)
@@ -118,7 +120,7 @@ def run_local(jobs: Sequence[Job], folder: str, stop: Stop, warm: bool = False) 
     log = Path(folder.replace("%j", "forkserver.log"))
     forks = Warm(modules_of(jobs), log) if warm and len(jobs) > 1 and forkserver.possible() else None
     try:
-        _schedule(list(jobs), folder, stop, forks.start if forks else start_cold)
+        schedule(list(jobs), folder, stop, forks.start if forks else start_cold)
     finally:
         if forks is not None:
             forks.close()
@@ -129,7 +131,8 @@ def modules_of(jobs: Sequence[Job]) -> list[str]:
     return list(dict.fromkeys(["submitit.core.submission", *(name for job in jobs for name in job.modules)]))
 
 
-def _schedule(waiting: list[Job], folder: str, stop: Stop, start: Start) -> None:
+def schedule(waiting: list[Job], folder: str, stop: Stop, start: Start) -> None:
+    """Runs the jobs as ``run_local`` does, each process started by ``start``."""
     count = waiting[0].slots if waiting else 1
     places, running = slots.make_slots(count), list[_Running]()
     free = slots.visible_devices() if count > 1 else []

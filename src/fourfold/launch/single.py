@@ -97,7 +97,8 @@ def _run(run: RunCell, cell: dict[str, Any], folder: Path, overrides: list[str])
 def needs_ranks(cell: dict[str, Any]) -> bool:
     """Whether this machine can run the cell, and several processes have to be started for it."""
     hardware = cell["hardware"]
-    return hardware["devices"] > 1 and hardware["nodes"] == 1 and number_of_ranks() == 1
+    several = hardware["devices"] > 1 and hardware["nodes"] == 1 and number_of_ranks() == 1
+    return several and cell["mode"] != "projected"
 
 
 def _run_ranks(

@@ -4,16 +4,18 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from fourfold.errors import Unavailable
+from fourfold.launch import packs, partitions, scheduler
+from fourfold.launch.arrays import arrays, cells_together, grouped, packed, parameters_of
 from fourfold.launch.ending import (
     BUG,
     LOST,
@@ -28,11 +30,9 @@ from fourfold.launch.ending import (
 )
 from fourfold.launch.jobs import Job
 from fourfold.launch.local import outcome
-from fourfold.launch.partitions import offered
 from fourfold.launch.requeue import deaf_python
 from fourfold.launch.stop import Stop
 
-ARRAY_LIMIT = 1000  # Slurm's default MaxArraySize is 1001, and submitit does not look
 RESULT_POLL = 0.25  # seconds between two looks for result files
 STATE_POLL = 3.0  # seconds between two questions to Slurm, growing to STATE_POLL_MOST
 STATE_POLL_MOST = 15.0
@@ -40,22 +40,6 @@ FILE_GRACE = 5.0  # seconds that a result may take to appear through a shared fi
 COMPLETED_GRACE = 60.0  # the same after Slurm says that all went well: then there is a result somewhere
 UNSEEN_GRACE = 30.0  # seconds that a submitted job may be unknown to squeue
 
-ALIVE = (
-    "PENDING",
-    "RUNNING",
-    "SUSPENDED",
-    "COMPLETING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "RESIZING",
-    "STOPPED",
-    "SIGNALING",
-    "STAGE_OUT",
-    "RESV_DEL_HOLD",
-    "SPECIAL_EXIT",
-)
 REASONS = {
     "OUT_OF_MEMORY": OUT_OF_MEMORY,
     "TIMEOUT": TIMEOUT,
@@ -66,116 +50,105 @@ REASONS = {
     "REVOKED": LOST,
     "CANCELLED": LOST,
 }
+# sbatch options with which a site may ask for something that its partitions do not tell.
+OWN_WORDS = ("partition", "gres", "constraint", "reservation", "clusters", "nodelist", "gpus", "mem")
 
 
 @dataclass
 class _Submitted:
-    job: Job
+    """A Slurm job and its cells: one, or those of a pack. ``folder`` is submitit's, with %j for the job."""
+
+    jobs: list[Job]
     handle: "submitit.Job[Any]"
+    folder: str
     state: str = "PENDING"
     requeued: int = 0  # how often it was queued again from here
     gone_since: float | None = None  # when it was first seen to have ended without a result
+
+    def open_jobs(self) -> list[tuple[int, Job]]:
+        return [(number, job) for number, job in enumerate(self.jobs) if job.ending is None]
+
+    def identity(self, number: int) -> str:
+        """What one of its cells is called among jobs."""
+        whole: str = self.handle.job_id
+        return whole if len(self.jobs) == 1 else packs.identity_of(whole, number)
+
+    def place(self, number: int) -> Path:
+        return Path(self.folder.replace("%j", self.identity(number)))
 
 
 def run_slurm(jobs: Sequence[Job], site: dict[str, Any], stop: Stop) -> None:
     """Submits the jobs, one array for each kind of request, and waits until all have ended or the user wants to stop.
 
-    ``site`` is the launcher's own configuration. A request that Slurm does not take ends its own jobs as
-    unavailable and no others. Raises Unavailable, before anything is submitted, where there is no Slurm.
+    ``site`` is the launcher's own configuration. A request that no partition offers, or that Slurm does not take, ends
+    its own jobs as unavailable and no others. Before anything is submitted it raises Unavailable where there is no
+    Slurm, Refused where a time limit makes no sense.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise Unavailable(
             "hydra/launcher=submitit_slurm: there is no Slurm here (no sbatch); hydra/launcher=submitit_local runs here"
         )
+    there = partitions.kinds()
+    groups = grouped(jobs, lambda job: parameters_of(job, site))
     submitted: list[_Submitted] = []
     try:
-        for group in grouped(jobs, lambda job: parameters_of(job, site)):
-            if not stop:
-                submitted += _submit(group, site)
+        for group in groups:
+            why = not_offered(group[0], site, there)
+            for job in group if why is not None else ():
+                job.end(refused(str(why)))
+        for group in groups:
+            if group[0].ending is None:
+                many = cells_together(group[0], site, partitions.longest(_asked(group[0], site), there))
+                for array in arrays(packed(group, many)):
+                    submitted += [] if stop else _submit(array, site)
         _watch(submitted, stop)
     finally:
-        _cancel([one for one in submitted if one.job.ending is None])
-    for one in submitted:
-        if one.job.ending is None:
-            one.job.end(interrupted(one.handle.job_id, "interrupted; its Slurm job was cancelled"))
+        left = [one for one in submitted if one.open_jobs()]
+        scheduler.cancel([one.handle.job_id for one in left])
+    for one in left:
+        for number, job in one.open_jobs():
+            job.end(interrupted(one.identity(number), "interrupted; its Slurm job was cancelled"))
 
 
-def grouped(jobs: Iterable[Job], key: Callable[[Job], Any]) -> list[list[Job]]:
-    """Jobs of equal request together, in the order in which the requests first appear."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(repr(key(job)), []).append(job)
-    return [group[at : at + ARRAY_LIMIT] for group in groups.values() for at in range(0, len(group), ARRAY_LIMIT)]
+def not_offered(job: Job, site: Mapping[str, Any], there: Sequence[partitions.Kind]) -> str | None:
+    """Why no partition takes the job's request, in one line; None if one does, or if that is for Slurm to say."""
+    if any(key.replace("-", "_") in OWN_WORDS for key in site.get("additional_parameters") or {}):
+        return None
+    asked = _asked(job, site)
+    names = {key: f"{'hardware' if job.request.get(key) else 'hydra'}.launcher.{key}" for key in asked}
+    return partitions.lacking(asked, there, names)
 
 
-def parameters_of(job: Job, site: dict[str, Any]) -> dict[str, Any]:
-    return slurm_parameters(job.request, site, job.timeout, requeue=job.requeues > 0)
+def _asked(job: Job, site: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which nodes can take a job."""
+    return {key.removeprefix("slurm_"): value for key, value in parameters_of(job, site).items()}
 
 
-def slurm_parameters(
-    request: dict[str, Any], site: dict[str, Any], timeout: float | None = None, requeue: bool = True
-) -> dict[str, Any]:
-    """submitit's parameters for a cell's request; where it names none, the site's partition, account, qos, constraint.
-
-    ``timeout`` (seconds) shortens the request's time limit, never lengthens it: the cell ends itself at its
-    timeout, so Slurm's limit, and the signal that comes before it, lie beyond that. ``requeue``: whether Slurm may
-    queue the job again, whatever the site's default is.
-    """
-    minutes = request.get("timeout_min", 60)
-    delay = site.get("signal_delay_s", 60)
-    if timeout is not None:
-        minutes = min(minutes, -(-int(timeout + delay) // 60) + 1)
-    cores = request.get("cpus_per_task")
-    srun = list(site.get("srun_args") or [])
-    if cores:  # from Slurm 22.05 on, srun does not take sbatch's word for it
-        srun.append(f"--cpus-per-task={cores}")
-    if request.get("nodes", 1) * request.get("tasks_per_node", 1) > 1:  # else the other ranks wait for a dead one
-        srun.append("--kill-on-bad-exit=1")
-    parameters = {
-        "name": site.get("name", "fourfold"),
-        "nodes": request.get("nodes", 1),
-        "tasks_per_node": request.get("tasks_per_node", 1),
-        "cpus_per_task": cores,
-        "mem_gb": request.get("mem_gb"),
-        "timeout_min": minutes,
-        "slurm_gres": request.get("gres"),
-        "slurm_setup": [*(site.get("setup") or []), *(request.get("setup") or [])] or None,
-        "slurm_array_parallelism": site.get("array_parallelism", 256),
-        "slurm_signal_delay_s": delay,
-        "slurm_additional_parameters": {
-            "requeue" if requeue else "no-requeue": True,
-            **(site.get("additional_parameters") or {}),
-        },
-        "slurm_srun_args": srun or None,
-    }
-    for name in ("partition", "account", "qos", "constraint"):
-        parameters[f"slurm_{name}"] = request.get(name) or site.get(name)
-    return {key: value for key, value in parameters.items() if value is not None}
-
-
-def _submit(group: Sequence[Job], site: dict[str, Any]) -> list[_Submitted]:
-    request = parameters_of(group[0], site)
-    executor = submitit.AutoExecutor(site["submitit_folder"], cluster="slurm", slurm_python=deaf_python())
+def _submit(array: Sequence[list[Job]], site: dict[str, Any]) -> list[_Submitted]:
+    """Submits packs of jobs (of one job each, as a rule) of the same request as one array."""
+    folder = site["submitit_folder"]
+    request = parameters_of(array[0][0], site)
+    request["timeout_min"] *= max(map(len, array))
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=deaf_python())
     executor.update_parameters(**request)
+    frozen = [jobs[0].frozen if len(jobs) == 1 else packs.pack(jobs, folder) for jobs in array]
     try:
         with _outside_of_a_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
-            handles = executor.submit_array([job.frozen for job in group])
+            handles = executor.submit_array(frozen)
     except (FailedJobError, FailedSubmissionError) as error:
         said = " ".join(str(error).split()) or "sbatch failed"
-        asked = {
-            key.removeprefix("slurm_"): value
-            for key, value in request.items()
-            if key in ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
-        }
-        shown = ", ".join(f"{key}={value}" for key, value in asked.items())
-        there = offered()
+        keys = ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
+        shown = ", ".join(f"{key.removeprefix('slurm_')}={request[key]}" for key in keys if key in request)
+        there = partitions.offered(partitions.kinds())
         what = f"Slurm does not take this request ({shown}): {said}{f'; there is {there}' if there else ''}"
-        for job in group:
+        for job in (job for jobs in array for job in jobs):
             job.end(refused(what))
         return []
-    for job, handle in zip(group, handles, strict=True):
-        job.on_start(handle.job_id)
-    return [_Submitted(job, handle) for job, handle in zip(group, handles, strict=True)]
+    submitted = [_Submitted(jobs, handle, folder) for jobs, handle in zip(array, handles, strict=True)]
+    for one in submitted:
+        for number, job in enumerate(one.jobs):
+            job.on_start(one.identity(number))
+    return submitted
 
 
 class _outside_of_a_job:
@@ -205,14 +178,39 @@ def _watch(submitted: Sequence[_Submitted], stop: Stop) -> None:
     waiting = list(submitted)
     while waiting and not stop:
         for one in list(waiting):
-            ending = _result(one)
-            if ending is not None:
+            _take_endings(one)
+            if not one.open_jobs():
                 waiting.remove(one)
-                one.job.end(ending)
         if waiting and time.monotonic() - asked >= interval:
-            _look(waiting, begun)
+            _look(submitted, begun)
             asked, interval = time.monotonic(), min(interval * 1.2, STATE_POLL_MOST)
-        time.sleep(RESULT_POLL)
+        if waiting:
+            time.sleep(RESULT_POLL)
+    if submitted and not waiting:
+        _withdraw(submitted, scheduler.job_states(one.handle.job_id for one in submitted) or {})
+
+
+def _take_endings(one: _Submitted) -> None:
+    """Ends the cells of which there is an ending, and all others where the job is over."""
+    if len(one.jobs) > 1:
+        for number, job in one.open_jobs():
+            ending = packs.read_ending(one.place(number))
+            if ending is not None:
+                job.end(ending)
+    whole = _result(one)
+    if whole is None:
+        return
+    for number, job in one.open_jobs():
+        job.end(whole if len(one.jobs) == 1 else _left_in_pack(one, number, whole))
+
+
+def _left_in_pack(one: _Submitted, number: int, whole: Ending) -> Ending:
+    """The ending of a cell whose allocation is over before it has ended; ``whole`` is that of the allocation."""
+    identity = one.identity(number)
+    if packs.has_begun(one.place(number)) and not whole.returned:
+        return died(identity, whole.reason or LOST, whole.message or "its allocation is over", whole.log)
+    why = f"Slurm job {one.handle.job_id} ended as {one.state} before the cell did" if whole.returned else whole.message
+    return died(identity, LOST, f"not begun: {why}")
 
 
 def _result(one: _Submitted) -> Ending | None:
@@ -234,85 +232,40 @@ def _result(one: _Submitted) -> Ending | None:
 
 
 def _death(one: _Submitted, log: str) -> Ending:
-    state = one.state.split(" ")[0]
+    state, identity = one.state.split(" ")[0], one.handle.job_id
     if state in REASONS:
-        return died(one.handle.job_id, REASONS[state], f"Slurm job {one.handle.job_id} ended as {state}", log)
+        return died(identity, REASONS[state], f"Slurm job {identity} ended as {state}", log)
     if state == "VANISHED":
-        return died(one.handle.job_id, LOST, f"Slurm no longer knows job {one.handle.job_id}", log)
+        return died(identity, LOST, f"Slurm no longer knows job {identity}", log)
     reason, _ = reason_of_exit(1, log)
     killed = reason == BUG and "Killed" in log
-    return died(
-        one.handle.job_id,
-        LOST if killed else reason,
-        f"Slurm job {one.handle.job_id} ended as {state} without a result",
-        log,
-    )
+    what = f"Slurm job {identity} ended as {state} without a result"
+    return died(identity, LOST if killed else reason, what, log)
 
 
-def _look(waiting: Sequence[_Submitted], begun: float) -> None:
+def _look(submitted: Sequence[_Submitted], begun: float) -> None:
     """Asks Slurm for the state of the jobs, and notes when one was first seen to have ended."""
-    states = job_states({one.handle.job_id.split("_")[0] for one in waiting})
+    states = scheduler.job_states(one.handle.job_id for one in submitted)
     if states is None:
         return
     now = time.monotonic()
-    for one in waiting:
+    for one in submitted:
+        if not one.open_jobs():
+            continue
         state = states.get(one.handle.job_id)
         if state is None:
             if now - begun < UNSEEN_GRACE:
                 continue
-            state = accounted_state(one.handle.job_id) or "VANISHED"
-        if state == "PREEMPTED" and one.requeued < one.job.requeues and requeue(one.handle.job_id):
+            state = scheduler.accounted_state(one.handle.job_id) or "VANISHED"
+        limit = max(job.requeues for job in one.jobs)
+        if state == "PREEMPTED" and one.requeued < limit and scheduler.requeue(one.handle.job_id):
             one.requeued, state = one.requeued + 1, "PENDING"  # a partition that cancels what it preempts
         one.state = state
-        ended = state.split(" ")[0] not in ALIVE
-        one.gone_since = (one.gone_since or now) if ended else None
+        one.gone_since = None if scheduler.is_alive(state) else one.gone_since or now
+    _withdraw(submitted, states)
 
 
-def job_states(ids: Iterable[str]) -> dict[str, str] | None:
-    """State of each job (and array element) that Slurm remembers, ended ones included; None if it does not answer.
-
-    It works without accounting.
-    """
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", "--jobs=" + ",".join(sorted(ids))]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if answer.returncode != 0:
-        return {} if "Invalid job id" in answer.stderr else None
-    return dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
-
-
-def accounted_state(identity: str) -> str | None:
-    """The state of one job in the accounting database; None where there is none, or no such job in it."""
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={identity}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = answer.stdout.split("\n") if answer.returncode == 0 else [""]
-    return lines[0].strip() or None
-
-
-def requeue(identity: str) -> bool:
-    """Whether Slurm queues this job, which has ended, again."""
-    try:
-        command = ["scontrol", "requeue", identity]
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def _cancel(submitted: Sequence[_Submitted]) -> None:
-    """Cancels these jobs and no others; waits until they are gone, so that they write nothing later."""
-    ids = [one.handle.job_id for one in submitted]
-    if not ids:
-        return
-    for at in range(0, len(ids), 200):
-        subprocess.run(["scancel", *ids[at : at + 200]], capture_output=True, check=False, timeout=60)
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        states = job_states({identity.split("_")[0] for identity in ids}) or {}
-        if not any(states.get(identity, "").split(" ")[0] in ALIVE for identity in ids):
-            return
-        time.sleep(0.5)
+def _withdraw(submitted: Sequence[_Submitted], states: Mapping[str, str]) -> None:
+    """Takes jobs out of the queue whose cells have ended: Slurm queues again what ran on a node that failed later."""
+    ended = [one.handle.job_id for one in submitted if not one.open_jobs()]
+    scheduler.withdraw([job for job in ended if states.get(job) in ("PENDING", "REQUEUED", "REQUEUE_HOLD")])

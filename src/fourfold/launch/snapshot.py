@@ -101,6 +101,11 @@ def _open_state(entry: Mapping[str, Any], folder: Path, found: Snapshot) -> str:
 
 
 def slurm_job(entry: Mapping[str, Any]) -> str | None:
-    """The Slurm job of a cell; None for one of this machine, whose job is 123-4."""
-    job = str(entry.get("job") or "")
-    return job if re.fullmatch(r"\d+(_\d+)?", job) else None
+    """The Slurm job of a cell, of 123_4.5 the job that it shares; None for one of this machine, whose job is 123-4."""
+    found = re.fullmatch(r"(\d+(_\d+)?)(\.\d+)?", str(entry.get("job") or ""))
+    return found[1] if found else None
+
+
+def is_packed(entry: Mapping[str, Any]) -> bool:
+    """Whether a cell shares its Slurm job with others."""
+    return slurm_job(entry) not in (None, str(entry.get("job")))

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from fourfold.launch import progress
 from fourfold.launch.cells import PlannedCell, frozen
 from fourfold.launch.ending import Ending
-from fourfold.launch.jobs import FrozenJob, Job
+from fourfold.launch.jobs import FrozenJob, Job, Program
 from fourfold.launch.sharing import OnEnd, OnStart
 from fourfold.launch.slots import memory_of_family
 from fourfold.launch.task import run_cell
@@ -23,7 +22,8 @@ def launch_through(
 ) -> list[JobReturn]:
     """Runs the cells through Hydra's launcher: ours, or any other (then each counts as ended when all have)."""
     if hasattr(launcher, "run_jobs"):
-        jobs = [_job(launcher, planned, on_start, on_end) for planned in chosen]
+        program = Program(launcher.hydra_context, launcher.task_function)
+        jobs = [_job(program, planned, on_start, on_end) for planned in chosen]
         size = batch or len(jobs)
         returns: list[JobReturn] = []
         for at in range(0, len(jobs), size):
@@ -38,27 +38,20 @@ def launch_through(
     return returns
 
 
-def _job(launcher: Any, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) -> Job:
+def _job(program: Program, planned: PlannedCell, on_start: OnStart, on_end: OnEnd) -> Job:
     cell = planned.cell
     hardware = cell["hardware"]
     accelerated = hardware["backend"] != "cpu" and not hardware["stand_in"]
+    projected = cell["mode"] == "projected"  # one process, without a device
     return Job(
-        FrozenJob(
-            launcher.hydra_context,
-            launcher.task_function,
-            frozen(planned),
-            planned.index,
-            Singleton.get_state(),
-            planned.folder,
-            planned.before,
-        ),
+        FrozenJob(program, frozen(planned), planned.index, planned.folder, planned.before),
         request=hardware["launcher"],
         timeout=cell["timeout"],
-        devices=hardware["devices"] if accelerated else 0,
-        ranks=hardware["devices"] if hardware["nodes"] == 1 else 1,
+        devices=hardware["devices"] if accelerated and not projected else 0,
+        ranks=hardware["devices"] if hardware["nodes"] == 1 and not projected else 1,
         slots=cell["slots"],
         requeues=cell["max_requeue"],
-        modules=modules(launcher.task_function, cell),
+        modules=modules(program.task, cell),
         memory=lambda: memory_of_family(planned.folder, cell),
         on_start=lambda job: on_start(planned, job),
         on_wait=lambda why: progress.say(f"{planned.name} waits: {why}"),
@@ -90,10 +83,10 @@ def jobs_of_overrides(launcher: Any, job_overrides: Sequence[Sequence[str]], fir
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     if "mode" in launcher.config.hydra.sweep:
         os.chmod(str(launcher.config.hydra.sweep.dir), int(str(launcher.config.hydra.sweep.mode), 8))
-    jobs = []
+    jobs, program = [], Program(launcher.hydra_context, launcher.task_function)
     for number, overrides in enumerate(job_overrides, first):
         config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
-        job = FrozenJob(launcher.hydra_context, launcher.task_function, config, number, Singleton.get_state())
+        job = FrozenJob(program, config, number)
         request = OmegaConf.select(config, "hardware.launcher")
         jobs.append(Job(job, request=OmegaConf.to_container(request, resolve=True) if request else {}))  # type: ignore[arg-type]
     return jobs

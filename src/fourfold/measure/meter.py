@@ -90,6 +90,11 @@ class Meter:
             if running:
                 self.start()
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether any step had a loss."""
+        return bool(self._loss_steps)
+
     def losses(self) -> np.ndarray:
         """The loss of each step, nan where there was none. Reads from the device: outside the loop only."""
         values = np.full(self.steps, np.nan)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fourfold.errors import Failed
@@ -18,6 +18,9 @@ class Until:
     """Decides, step by step, whether a phase is over. ``reason`` says why the last one ended.
 
     share: the phase's part of the whole stream, by which steps and seconds are divided.
+    agree: where ranks learn together, what makes one rank's word that of all: each has a clock and a rate of its own,
+    and one that stopped a step before the others would leave them waiting. It costs, so that they look at their time
+    after the first step and whenever there are a tenth more. None for a single one.
     """
 
     def __init__(self, rule: Mapping[str, Any], timeout: float) -> None:
@@ -26,12 +29,13 @@ class Until:
         self.timeout = timeout
         self.reason = "data"
         self.started = time.monotonic()
+        self.agree: Callable[[bool], bool] | None = None
 
     def begin(self, share: float, steps_in_a_pass: int, ordered: bool, spent: float = 0.0) -> None:
         """A new phase starts, or goes on after the seconds ``spent`` on it before."""
         self.started = time.monotonic() - spent
         self.share = share
-        self.next_look = FIRST_LOOK
+        self.next_look, self.next_time = FIRST_LOOK, 1
         self.limit = self._limit(steps_in_a_pass)
         self.last = min(self.limit, steps_in_a_pass) if ordered else self.limit
         if self.last == math.inf and self.rule["rule"] in ("steps", "epochs"):
@@ -54,14 +58,29 @@ class Until:
         if steps >= self.last:
             self.reason = self.rule["rule"] if steps >= self.limit else "data"
             return True
-        seconds = self.rule["seconds"]
-        if seconds is not None and now - self.started > seconds * self.share:
+        if self._out_of_time(now, steps, meter):
             self.reason = "budget"
             return True
         if self.rule["rule"] == "steady" and steps >= self.next_look:
             self.next_look = math.ceil(steps * LOOK_AGAIN)
-            return self._steady(meter)
+            if self._agreed(self._steady(meter), meter):
+                self.reason = "steady"
+                return True
         return False
+
+    def _out_of_time(self, now: float, steps: int, meter: Meter) -> bool:
+        seconds = self.rule["seconds"]
+        if seconds is None or (self.agree is not None and steps < self.next_time):
+            return False
+        self.next_time = max(steps + 1, math.ceil(steps * LOOK_AGAIN))
+        return self._agreed(now - self.started > seconds * self.share, meter)
+
+    def _agreed(self, over: bool, meter: Meter) -> bool:
+        """The word of all ranks; to get it is part of no step."""
+        if self.agree is None:
+            return over
+        with meter.excluded():
+            return self.agree(over)
 
     def check_time(self) -> float:
         """The time now, in seconds. Raises Failed once the cell's time is up."""
@@ -75,7 +94,4 @@ class Until:
             found = rate(meter.step_seconds(), meter.step_units())
         if found is None or found.relative_half_width is None or not found.steady:
             return False
-        if found.relative_half_width > self.rule["interval"]:
-            return False
-        self.reason = "steady"
-        return True
+        return bool(found.relative_half_width <= self.rule["interval"])

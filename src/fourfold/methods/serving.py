@@ -55,6 +55,7 @@ class Serving(Method):
     def learn(self, experience: Experience, run: Run) -> None:
         if run.engine.rank > 0:
             return  # one server has all devices
+        run.until.agree = None  # the others are not in this loop
         prompts = [one.inputs[0].tolist() for one in experience.sample(PROMPTS, "prompts", 1)]
         with ExitStack() as held:
             folder = held.enter_context(tempfile.TemporaryDirectory(prefix="fourfold-model-"))

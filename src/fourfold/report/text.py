@@ -33,7 +33,7 @@ ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
 MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
-TO_DROP = ("J/unit", "MFU", "peak memory", "time", "last loss", "variant")
+TO_DROP = ("J/unit", "MFU", "energy a unit", "peak memory", "time", "last loss", "variant")
 # What the interval of a rate is over, from the widest.
 SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
@@ -315,7 +315,8 @@ def _styled(column: Column, text: str, row: Group) -> Text:
 
 def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
     notes = []
-    over = {found.over for row in rows if (found := rate_of(row)) and found.over}
+    measured = [row for row in rows if row.evidence != PROJECTED]  # projections have intervals of their own
+    over = {found.over for row in measured if (found := rate_of(row)) and found.over}
     several = any(summary.count > 1 for row in rows for summary in row.figures.values())
     if over or several:
         spans = [words for kind, words in SPANS.items() if kind in over or (kind == "seeds" and several)]

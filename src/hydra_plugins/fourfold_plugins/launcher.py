@@ -51,6 +51,13 @@ class SlurmLauncher(FourfoldLauncher):
 
     _EXECUTOR = "slurm"
 
+    def setup(self, **given: Any) -> None:
+        """Raises Refused for a value of hydra.launcher that is not of its kind."""
+        from fourfold.launch.arrays import check_site
+
+        check_site(self.params)
+        super().setup(**given)
+
     def _run(self, jobs: "Sequence[Job]", stop: Any) -> None:
         from fourfold.launch.slurm import run_slurm
 
