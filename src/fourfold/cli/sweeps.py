@@ -81,8 +81,8 @@ def _cancel_sweep(output_dir: Path, folder: Path) -> int:
     if not held:
         print(f"sweep {folder.name}: nothing of it is running")
         return 0
-    for entry in held:
-        _ask(output_dir / entry["folder"], entry, folder)
+    for entry in sorted(held, key=lambda entry: leases.holder(output_dir / entry["folder"]) is not None):
+        _ask(output_dir / entry["folder"], entry, folder)  # what waits first, else it starts where a running one ends
     running = {slurm_job(entry) for entry in held if leases.holder(output_dir / entry["folder"])}
     scheduler.withdraw(sorted({str(slurm_job(entry)) for entry in held if is_packed(entry)} - running))
     status = _wait(lambda: not any(leases.holder(output_dir / entry["folder"]) for entry in held), folder.name)
