@@ -61,7 +61,10 @@ def test_a_score_counts_projected_rows_only_where_asked(mixed: Path, capsys: pyt
     found = json.loads(score(mixed, capsys, "--json", "--with-projected"))
     assert found["score"]["value"] == pytest.approx(8**0.5, rel=0.01)
     assert {row["name"]: row["projected"] for row in found["rows"]} == {"bert": False, "resnet": True}
+    assert found["score"]["low"] is None, "of a ratio of projections no error is known"
     text = score(mixed, capsys, "--with-projected")
+    assert "score: ~2.8" in text
+    assert "95 % interval" in score(mixed, capsys)
     assert "~4,000" in text
     assert "~ 1 of 2 rows are projected, not measured" in text
 
@@ -95,9 +98,9 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
         assert expected in text
     assert max(map(len, text.splitlines())) <= 100
     assert "over the steps" not in text
-    narrow = sweep_text(read_all(tmp_path), width=72)
+    narrow = sweep_text(read_all(tmp_path), width=80)
     assert "~3 GiB" in narrow
-    assert "left out for want of width: energy a unit" in narrow
+    assert "left out for want of width: energy a unit, bound by" in narrow
     words = ["--pivot", "benchmark,hardware", "--metric", "units_per_second"]
     assert main(["report", "--all", *words, "--output-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out

@@ -73,7 +73,7 @@ class AcceleratorLike(tracing.NoEngine):
         """All parameters at once, which is torch's choice on an accelerator but not on the meta device."""
         made = make_optimizer(parameters, recipe)
         for group in made.param_groups:
-            group["foreach"] = True
+            group["foreach"], group["fused"] = True, False
         return made
 
 

@@ -99,12 +99,17 @@ def score_json(selection: Selection, reference: Selection | None, projected: boo
             }
             for line in found
         ],
-        "score": asdict(score(rows)),
-        "domains": {name: asdict(one) for name, one in by_domain(rows).items()},
+        "score": _plain(score(rows), found),
+        "domains": {name: _plain(one, found) for name, one in by_domain(rows).items()},
         "milabench": milabench_of(found, plus_one=False),
         "milabench+1": milabench_of(found, plus_one=True),
     }
     return json.dumps(content, indent=1)
+
+
+def _plain(one: Score, found: Iterable[Line]) -> dict[str, Any]:
+    """Without an interval where a row is projected: of a ratio of projections no error is known."""
+    return asdict(one) | (dict.fromkeys(("low", "high")) if any(line.projected for line in found) else {})
 
 
 def milabench_of(found: Iterable[Line], plus_one: bool) -> float | None:
@@ -267,17 +272,21 @@ def _half_width(rate: Estimate | None) -> float | None:
 def _totals(found: list[Line], kind: str) -> list[str]:
     rows = [line.row for line in found]
     domains = by_domain(row for row in rows if row.domain)
-    texts = [f"{name}: {_score(one)}" for name, one in domains.items() if len(domains) > 1 and one.value is not None]
+    known = not any(line.projected for line in found)  # of a ratio of projections no error is known
+    texts = [
+        f"{name}: {_score(one, known)}" for name, one in domains.items() if len(domains) > 1 and one.value is not None
+    ]
     total = score(rows)
     counts = ", ".join(f"{count} {state}" for state, count in total.counts.items())
     incomplete = "" if total.complete else "; incomplete: the score is of the rows that both machines have"
-    return [*texts, f"score: {_score(total)}", f"rows with weight: {counts}{incomplete}"]
+    return [*texts, f"score: {_score(total, known)}", f"rows with weight: {counts}{incomplete}"]
 
 
-def _score(one: Score) -> str:
+def _score(one: Score, known: bool) -> str:
+    """With its interval where that is ``known``."""
     if one.mean is None:
         return "none" if one.value is None else f"{one.value:.3g}, nothing was done"
-    text = f"{one.mean:.4g} (95 % interval {one.low:.4g} to {one.high:.4g})"
+    text = f"{one.mean:.4g} (95 % interval {one.low:.4g} to {one.high:.4g})" if known else f"~{one.mean:.4g}"
     return text if one.coverage == 1 else f"{one.value:.4g} = {text} x {one.coverage:.3f} done"
 
 

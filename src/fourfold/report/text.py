@@ -33,7 +33,7 @@ ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
 MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
-TO_DROP = ("J/unit", "MFU", "energy a unit", "peak memory", "time", "last loss", "variant")
+TO_DROP = ("J/unit", "MFU", "energy a unit", "bound by", "peak memory", "time", "last loss", "variant")
 # What the interval of a rate is over, from the widest.
 SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
