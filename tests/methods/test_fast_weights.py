@@ -54,6 +54,30 @@ def test_the_second_order_gradient_is_that_of_finite_differences() -> None:
     assert not torch.allclose(first[0], found[0], rtol=0.01)  # the second order is not nothing here
 
 
+class Attends(nn.Module):
+    """Attention of a sequence [batch, 4] to itself, as language models compute it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(1, 6), nn.Linear(2, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        query, key, value = self.wide(inputs[..., None])[:, None].chunk(3, dim=-1)
+        return self.out(F.scaled_dot_product_attention(query, key, value)[:, 0, -1])
+
+
+def test_the_second_order_gradient_goes_through_attention() -> None:
+    torch.manual_seed(0)
+    net = Attends().double()
+    start = copies(dict(net.named_parameters()))
+    rates = {name: torch.tensor(0.3, dtype=torch.float64) for name in start}
+
+    def outer(*values: Tensor) -> Tensor:
+        return meta_loss(net, dict(zip(start, values, strict=True)), rates)
+
+    assert torch.autograd.gradcheck(outer, tuple(start.values()), atol=1e-5)
+
+
 def test_the_first_order_gradient_is_that_at_the_adapted_weights() -> None:
     net = network()
     start = copies(dict(net.named_parameters()))

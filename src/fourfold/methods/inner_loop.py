@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fourfold.benchmarks.interface import LossOf
@@ -43,10 +44,15 @@ def adapt(
             return loss({**fixed, **own})
 
         moving = {name: values[name] for name in names}
-        gradients = _constant_gradients(own_loss, moving) if first_order else grad(own_loss)(moving)
+        gradients = _constant_gradients(own_loss, moving) if first_order else _gradients(own_loss, moving)
         for name in names:
             values[name] = values[name] - rates[name] * gradients[name]
     return values
+
+
+def _gradients(loss: LossAt, values: Values) -> Values:
+    with sdpa_kernel(SDPBackend.MATH):  # fused kernels of attention have no second derivative
+        return grad(loss)(values)
 
 
 def _constant_gradients(loss: LossAt, values: Values) -> Values:
