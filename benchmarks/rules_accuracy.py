@@ -148,8 +148,10 @@ def table(path: Path) -> str:
 def row(lines: Lines, rule: str) -> str:
     """A rule's row."""
     rate, found = best_rate(lines, rule), values_of(lines, rule, "accuracy")
+    tried = [lines.get((rule, each, "validation", 0)) for each in RATES]
+    validation = ", ".join("—" if line is None else line["accuracy"] or "failed" for line in tried)
     if not found:
-        return f"| `{rule}` | not measured yet | | | | | |"
+        return f"| `{rule}` | not measured yet | | | {validation} | | |"
     own, exact = statistics.mean(found), values_of(lines, "backprop", "accuracy")
     angles, seconds = (values_of(lines, rule, field) for field in ("angle_mean", "cpu_seconds"))
     beside = values_of(lines, "backprop", "cpu_seconds")
@@ -159,7 +161,7 @@ def row(lines: Lines, rule: str) -> str:
         f"{own:.1f} ({min(found):.1f} to {max(found):.1f})" + ("" if len(found) == len(SEEDS) else ", not all seeds"),
         f"{own - statistics.mean(exact):+.1f}" if exact else "—",
         f"{rate:g}",
-        ", ".join(lines[rule, tried, "validation", 0]["accuracy"] or "failed" for tried in RATES),
+        validation,
         f"{statistics.mean(angles):.0f}°" if angles else "—",
         f"{statistics.mean(seconds) / statistics.mean(beside):.1f}" if beside else "—",
     ]
