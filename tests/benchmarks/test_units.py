@@ -15,6 +15,20 @@ from fourfold.recipe import resolve
 SAMPLES = ("images", "sequences", "clips", "molecules", "impressions", "fields", "trajectories", "points")
 KERNELS = {"matmul": "FLOP", "all_reduce": "bytes", "data_loading": "images"}
 WITHOUT_DATA = set(KERNELS)
+ONE_A_FAMILY = (
+    "digits",
+    "resnet",
+    "llama",
+    "bert",
+    "t5",
+    "whisper",
+    "dlrm",
+    "fno",
+    "pna",
+    "gflownet",
+    "vjepa",
+    "llava",
+)
 NAMES = sorted(path.stem for path in (config_directory() / "benchmark").glob("[!_]*.yaml"))
 
 
@@ -35,7 +49,7 @@ def made(name: str) -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("osaka_"))
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ONE_A_FAMILY))
         for name in NAMES
         if name not in WITHOUT_DATA
     ],
