@@ -107,6 +107,26 @@ def test_a_teacher_follows_and_no_gradient_reaches_it():
     assert student.weight.item() == 3.0
 
 
+@pytest.mark.parametrize("kind", ["dinov2", "vjepa"])
+def test_the_teacher_follows_after_each_update(kind: str) -> None:
+    """Of a student moved from 1 to 3, a teacher of momentum 0.9 goes to 1.2."""
+    network = nn.Module()
+    one = nn.Linear(2, 2)
+    nn.init.ones_(one.weight)
+    if kind == "dinov2":
+        objective = dino.DinoObjective({"momentum": 0.9}, 0)
+        network.student, network.teacher = one, averaged_copy(one)
+        teacher = network.teacher
+    else:
+        objective = video.LatentObjective({"momentum": 0.9}, 0)
+        network.model = nn.Module()
+        network.model.encoder, network.target = one, averaged_copy(one)
+        teacher = network.target
+    nn.init.constant_(one.weight, 3.0)
+    objective.after_update(network)
+    torch.testing.assert_close(teacher.weight, torch.full((2, 2), 1.2))
+
+
 def small_vjepa() -> video.PredictorAndTarget:
     torch.manual_seed(0)
     words = {"image_size": 32, "patch": 8, "frames": 4, "tubelet": 2, "momentum": 0.9}

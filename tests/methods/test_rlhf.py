@@ -35,7 +35,7 @@ def test_with_trace_one_advantage_and_value_add_up_to_the_rest_of_the_rewards() 
 
 
 def test_standardised_over_all_tokens() -> None:
-    torch.testing.assert_close(standardised(torch.tensor([[1.0, 3.0]])), torch.tensor([[-1.0, 1.0]]))
+    torch.testing.assert_close(standardised(torch.tensor([[1.0, 5.0]])), torch.tensor([[-1.0, 1.0]]))
 
 
 def test_log_probability_of_a_token_by_hand() -> None:
