@@ -23,6 +23,8 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -114,13 +116,33 @@ def show_axes(browser: webdriver.Chrome) -> None:
     for switch in browser.find_elements(By.CSS_SELECTOR, "button[role='switch']")[:2]:
         browser.execute_script("arguments[0].click()", switch)
     time.sleep(2)  # the tables are drawn anew
-    browser.execute_script(SCROLL_TO_ROWS, ["hardware", RATE])
+    browser.execute_script(SCROLL_TO_ROW, "hardware")
+    scroll_to_metric(browser, RATE)
 
 
+def scroll_to_metric(browser: webdriver.Chrome, name: str) -> None:
+    """Turns the wheel over the table of metrics, of which only what is seen exists, until this one's row is there."""
+    links = "a[title='Plot chart']"
+    seen = browser.find_elements(By.CSS_SELECTOR, links)[3].rect
+    over = ScrollOrigin.from_viewport(int(seen["x"]) + 400, int(seen["y"]))
+    lowest = int(seen["y"]) + 100
+    for _ in range(100):
+        ActionChains(browser).scroll_from_origin(over, 0, 90).perform()
+        if browser.execute_script(IS_ABOVE, links, name, lowest):
+            break
+    ActionChains(browser).scroll_from_origin(over, 0, -1).perform()  # names follow one turn behind their values
+    time.sleep(2)
+
+
+IS_ABOVE = """
+const [links, name, lowest] = arguments;
+const found = [...document.querySelectorAll(links)].find(one => one.textContent.trim() === name);
+return Boolean(found) && found.getBoundingClientRect().top < lowest;
+"""
 # Each table in its own box; the page itself stays where it is.
-SCROLL_TO_ROWS = """
+SCROLL_TO_ROW = """
 for (const row of document.querySelectorAll("th[scope='row']")) {
-    if (!arguments[0].includes(row.textContent.trim())) continue;
+    if (row.textContent.trim() !== arguments[0]) continue;
     let box = row.parentElement;
     while (box && !["auto", "scroll"].includes(getComputedStyle(box).overflowY)) box = box.parentElement;
     if (!box || box.clientHeight > innerHeight / 2) continue;
