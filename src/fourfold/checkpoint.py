@@ -30,6 +30,11 @@ def identity(cell: str) -> dict[str, Any]:
     return {"format": FORMAT, "configuration": cell, "torch": str(torch.__version__)}
 
 
+def place_of(folder: Path, rank: int) -> Path:
+    """Where a rank of a cell keeps its checkpoints; the first one in the cell's own folder."""
+    return folder / f"rank{rank}" if rank else folder
+
+
 def save(folder: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) -> int:
     """Writes a checkpoint and returns its size in bytes. Raises OSError if there is no room or no permission."""
     import torch
@@ -59,6 +64,14 @@ def load(folder: Path, identity: Mapping[str, Any], device: "torch.device") -> t
         except Unusable as error:
             said.append(set_aside(folder, str(error)))
     return None, said
+
+
+def load_before(folder: Path, identity: Mapping[str, Any], device: "torch.device") -> dict[str, Any] | None:
+    """The content of the checkpoint before the newest, if it can be used."""
+    try:
+        return read(folder / BEFORE, identity, device)
+    except Unusable:
+        return None
 
 
 def set_aside(folder: Path, why: str) -> str:
@@ -91,8 +104,9 @@ def read(path: Path, identity: Mapping[str, Any], device: "torch.device") -> dic
 
 def discard(folder: Path) -> None:
     """Removes a cell's checkpoints, so that its next run starts anew."""
-    for name in (NEWEST, BEFORE, ASIDE):
-        (folder / name).unlink(missing_ok=True)
+    for place in (folder, *folder.glob("rank[0-9]*")):
+        for name in (NEWEST, BEFORE, ASIDE):
+            (place / name).unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:

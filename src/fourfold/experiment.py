@@ -22,7 +22,7 @@ from fourfold.environment import environment
 from fourfold.errors import DONE, FAILED, INTERRUPTED, BatchTooLarge, Failed, FourfoldError, Refused
 from fourfold.experience import NAN_REMEDY, Experience, Run
 from fourfold.hardware.device import Device, acquire
-from fourfold.hardware.engine import Engine, rank
+from fourfold.hardware.engine import Engine, rank, ranks_started
 from fourfold.keeper import BEFORE_ALL, FileKeeper
 from fourfold.measure import memory
 from fourfold.measure.monitor import Monitor, open_monitor
@@ -35,6 +35,7 @@ from fourfold.metrics import figures
 from fourfold.metrics.verification import fingerprint
 from fourfold.pulse import Pulse
 from fourfold.randomness import seed_of
+from fourfold.rankkeeper import RankKeeper
 from fourfold.recipe import Recipe, resolve
 from fourfold.record import Record
 from fourfold.rules import interface as rules
@@ -73,7 +74,8 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     record.environment = environment()
     if rank() == 0:
         record.write(folder, series)
-        if record.state == DONE or record.reason in ("nan", "bug"):  # going on would not help
+        alone = ranks_started() == 1  # what looks like a bug may be another rank's death
+        if record.state == DONE or record.reason == "nan" or (record.reason == "bug" and alone):  # no help in going on
             checkpoint.discard(folder)
     if record.traceback:
         log.info("%s", record.traceback)  # to the cell's own log; the message says enough on a terminal
@@ -134,7 +136,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     run.watch.add({"setup": time.perf_counter() - begun})
 
     if keeps(cell, run, method):
-        run.keeper = FileKeeper(folder, cell, method, run, record)
+        keeper = FileKeeper if engine.world == 1 else RankKeeper
+        run.keeper = keeper(folder, cell, method, run, record)
         if not run.keeper.resume():
             monitor.close()
             live(cell, folder, record, series)
@@ -240,10 +243,11 @@ def shortened(until: Mapping[str, Any], share: float) -> dict[str, Any]:
 def keeps(cell: Mapping[str, Any], run: Run, method: Any) -> bool:
     """Whether the cell writes checkpoints: not where nothing is learned, nor while a rate is measured.
 
-    Several ranks would have to agree on the step, which they do not yet.
+    Nor where several ranks do not all hold the whole network, or do not take the same steps.
     """
     asked = cell["checkpoint"]["seconds"] or cell["checkpoint"]["steps"]
-    return bool(asked) and run.until.rule["rule"] != "steady" and run.engine.world == 1 and bool(method.state_dict())
+    whole = run.engine.world == 1 or cell["strategy"] in ("auto", "ddp")
+    return bool(asked) and run.until.rule["rule"] != "steady" and whole and bool(method.state_dict())
 
 
 def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> None:

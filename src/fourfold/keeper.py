@@ -115,22 +115,25 @@ class FileKeeper(Keeper):
     # ----------------------------------------------------------------------------------------------- when
 
     def between_steps(self) -> None:
-        place = self.place
-        if (
-            stopping.request.hurry
-            or time.monotonic() - self.last >= self.seconds
-            or (self.steps and place.step % self.steps == 0)
-        ):
+        if stopping.request.hurry or self.is_due(1) or (self.steps and self.place.step % self.steps == 0):
             self.keep()
 
     def end_loop(self) -> None:
-        if stopping.request.hurry or time.monotonic() - self.last >= self.seconds / SOONER:
+        if stopping.request.hurry or self.is_due(SOONER):
             self.keep()
 
     def go_to(self, phase: int) -> None:
         super().go_to(phase)
-        if stopping.request.hurry or self.steps or time.monotonic() - self.last >= self.seconds / SOONER:
+        if stopping.request.hurry or self.steps or self.is_due(SOONER):
             self.keep()
+
+    def is_due(self, sooner: int) -> bool:
+        """Whether this part of the usual time is over since the last checkpoint."""
+        return time.monotonic() - self.last >= self.seconds / sooner
+
+    def told(self) -> str | None:
+        """Why the cell is to end, if it is."""
+        return stopping.request.reason
 
     def keep(self) -> None:
         """Writes a checkpoint, if one can be written here; then obeys a request to stop."""
@@ -138,10 +141,11 @@ class FileKeeper(Keeper):
         asked.hurry = False
         asked.settle()
         written = self.place.loop <= 1 and self.save()
-        if asked.reason is not None:
+        reason = self.told()
+        if reason is not None:
             where = f" after {self.run.meter.steps} steps"
             where += "; rerun=missing goes on from there" if written else "; no checkpoint could be written"
-            raise asked.error(asked.reason, where)
+            raise asked.error(reason, where)
 
     # ----------------------------------------------------------------------------------------------- what
 

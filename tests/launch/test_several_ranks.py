@@ -1,13 +1,17 @@
 """Several ranks of one cell on this machine, with the real experiment: they learn what one process learns."""
 
 import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
+from chaos import results, start
 from fourfold import record
 from fourfold.__main__ import main as command
 from fourfold.composition import compose, plain
@@ -144,3 +148,42 @@ def test_what_cannot_be_split_is_refused_in_a_line_that_names_what_can(
     assert main.run_command_line(["strategy=tensor", *words, "tracking=off"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in told
+
+
+@pytest.mark.slow
+def test_ranks_that_were_ended_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """Ctrl-C, then kill -9 of the second rank alone; a buffer of samples differs from rank to rank."""
+    words = ["benchmark=digits", "setting=class_incremental", "method=replay", "hardware=cpu", "hardware.devices=2"]
+    words += ["batch=16", "until.steps=300", "checkpoint.steps=20", "tracking=off", "rerun=missing"]
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    assert start(calm, words).wait(timeout=300) == 0
+    for blow in (end, kill_second_rank):
+        process = start(wild, words)
+        before = signatures(wild)
+        while process.poll() is None and not all(a != b for a, b in zip(before, signatures(wild), strict=True)):
+            time.sleep(0.02)
+        blow(process, wild)
+        assert process.wait(timeout=120) != 0
+    assert start(wild, words).wait(timeout=300) == 0
+    (found,) = (record.read(folder) for folder in (wild / "cells").iterdir())
+    assert [one["steps"] > 0 for one in found.resumed] == [True, True]
+    assert results(wild) == results(calm)
+    assert not list(wild.glob("cells/*/rank1/checkpoint*"))
+
+
+def signatures(output: Path) -> list[Any]:
+    """What changes when a rank writes a checkpoint."""
+    paths = [
+        next(iter(output.glob(pattern)), None) for pattern in ("cells/*/checkpoint.pt", "cells/*/rank1/checkpoint.pt")
+    ]
+    return [path.stat().st_mtime_ns if path is not None and path.exists() else 0 for path in paths]
+
+
+def end(process: Any, output: Path) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def kill_second_rank(process: Any, output: Path) -> None:
+    """The ranks are the launcher's children, started in their order."""
+    ranks = sorted(psutil.Process(process.pid).children(), key=lambda child: child.create_time())
+    ranks[1].kill()
