@@ -70,8 +70,10 @@ def small_flux(steps: int) -> diffusion.Flux:
     return diffusion.flux(**shape, **vae, **clip, **t5, image_size=32, steps=steps)  # type: ignore[return-value]
 
 
-def test_flux_makes_pictures_and_trains_on_straight_paths():
+def test_flux_makes_pictures_and_trains_on_straight_paths(monkeypatch: pytest.MonkeyPatch):
     network = small_flux(steps=2)
+    own, noisy = diffusion.Flux.velocity, []
+    monkeypatch.setattr(diffusion.Flux, "velocity", lambda self, x, *more: (noisy.append(x), own(self, x, *more))[1])
     sets = captioned("", 0, 2, 2, 32, 100, 8, 8)
     batch = sets.train.batch(torch.arange(2))
     assert batch.inputs["tokens"][:, -1].tolist() == [99, 99]
@@ -81,6 +83,8 @@ def test_flux_makes_pictures_and_trains_on_straight_paths():
     (term,) = diffusion.NoisyObjective(16, True, 0).terms(network, Batch(batch.inputs, batch.targets))
     predicted, wanted = network(term.inputs)
     latents = diffusion.encode(network.vae, batch.inputs["pictures"], term.inputs["sampling"])
+    times = term.inputs["times"].view(-1, 1, 1, 1)
+    torch.testing.assert_close(noisy[-1], (1 - times) * latents + times * term.inputs["noise"])
     torch.testing.assert_close(wanted, term.inputs["noise"] - latents)
     assert predicted.shape == wanted.shape
     term.loss_of((predicted, wanted), None).backward()
