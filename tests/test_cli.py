@@ -168,7 +168,7 @@ def test_report(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "digits" in out
     assert "2 done" in out
     assert json.loads(said(capsys, "report", "first", "--json", *folder)[1])["sweep"] == "first"
-    assert said(capsys, "report", "--csv", *folder)[1].splitlines()[0].startswith("benchmark,hardware,")
+    assert said(capsys, "report", "--csv", *folder)[1].splitlines()[0].startswith("row,benchmark,hardware,")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
