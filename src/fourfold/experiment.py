@@ -226,8 +226,9 @@ def assembled(
 
 
 def check_batch(recipe: Recipe, stream: Stream) -> None:
-    """Raises BatchTooLarge where each step would be smaller than the record says."""
-    if stream.train is not None and recipe.batch > len(stream.train):
+    """Raises BatchTooLarge where each step would be smaller than the record says; a drawn stream has its own sizes."""
+    listed = any(phase.draw is None for phase in stream.phases)
+    if listed and stream.train is not None and recipe.batch > len(stream.train):
         raise BatchTooLarge(
             f"batch={recipe.batch}: these data have {len(stream.train)} training samples; "
             f"choose batch={len(stream.train)} or less, or more benchmark.data.samples="

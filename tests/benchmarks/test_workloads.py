@@ -127,7 +127,7 @@ def test_the_full_size_has_as_many_parameters_as_its_paper_says(workload):
 
 def test_no_workload_is_missing_here():
     """All but kernels, which have no model, and the data sets of the learning papers, whose networks are small."""
-    small = {"mlp", "conv", "conv4", "lenet", "simple_vgg"}
+    small = {"mlp", "conv", "conv4", "lenet", "simple_vgg", "small_llama"}
     workloads = set()
     for path in (config_directory() / "benchmark").glob("[!_]*.yaml"):
         node = yaml.safe_load(path.read_text())

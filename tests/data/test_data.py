@@ -110,5 +110,5 @@ def test_every_data_set_takes_the_values_of_its_yaml() -> None:
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             continue
-        known, own = set(parameters), set(node) - {"_target_", "limits", "classes", "sizes"}
+        known, own = set(parameters), set(node) - {"_target_", "limits", "classes", "sizes", "normalise"}
         assert own <= known - common, f"{name}: {', '.join(own - known)}"

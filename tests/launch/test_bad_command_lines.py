@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fourfold.launch import main, partitions
+from fourfold.launch import main
 from fourfold.launch.task import CellTask
 
 SINGLE = [
@@ -173,19 +173,6 @@ def test_no_slurm_here(shell: Callable[..., int], capsys: Any, monkeypatch: pyte
     monkeypatch.setenv("PATH", "/nowhere")
     assert shell("-m", "hydra/launcher=submitit_slurm", "seed=0,1") == 1
     assert "there is no Slurm here" in capsys.readouterr().err
-
-
-def test_what_the_partitions_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said beside Slurm's own refusal of a request."""
-    sinfo = tmp_path / "sinfo"
-    rows = r"all|gpu:a100:4|a100|4|4000|2\nall|(null)|(null)|8|8000|1\n"
-    sinfo.write_text(f"#!/bin/sh\nprintf '{rows}'\n")
-    sinfo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    expected = "2 x (gres=gpu:a100:4, constraint=a100, 4 cores, 4000 MB), 1 x (8 cores, 8000 MB)"
-    assert partitions.offered() == f"partition=all: {expected}"
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert partitions.offered() == ""
 
 
 def test_debug_shows_the_traceback(shell: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

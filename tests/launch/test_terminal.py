@@ -30,7 +30,7 @@ def test_on_a_terminal_there_is_one_live_view(output: Path) -> None:
     """Counts by state, the running cell with step, rate and time left, the failure; the lines of events above it."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
     sweep = subprocess.Popen(
         [*COMMAND, *WORDS, f"seed={RAISE},{BEAT},0"], stdin=slave, stdout=slave, stderr=slave, env=environment
     )

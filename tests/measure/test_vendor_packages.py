@@ -111,7 +111,7 @@ def test_a_monitor_that_fails_in_the_middle_leaves_the_cell_running_without_its_
         assert monitors.VENDORS[backend] is library.sources
         monkeypatch.setitem(monitors.VENDORS, backend, dying)
         monkeypatch.setattr(
-            experiment, "open_monitor", lambda _, identities, period: monitors.open_monitor(backend, [""], period)
+            experiment, "open_monitor", lambda _, *rest: monitors.open_monitor(backend, [""], *rest[1:])
         )
     words = ["benchmark=digits", "measure.period=0.01", "measure.idle=0", "until.steps=300", "measure.carbon=30"]
     record = run(*words)

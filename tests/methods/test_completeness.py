@@ -124,7 +124,7 @@ NO_PAPER |= {"online_sgd", "random", "separate_networks", "serving"}
 
 
 @cache
-def tests_there_are() -> set[str]:
+def present_tests() -> set[str]:
     return {name for path in HERE.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)}
 
 
@@ -137,7 +137,7 @@ def test_every_method_is_in_one_of_the_two_tables() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_it_names_its_paper_its_needs_and_its_tests(method: str) -> None:
     named = PROVED.get(method) or OTHERWISE[method][1:]
-    assert {name for name in named if name} <= tests_there_are()
+    assert {name for name in named if name} <= present_tests()
     node = member(f"method/{method}")
     own = target(node).__doc__ or ""
     assert own, "the class has no docstring"
