@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_requeue import STEPS, WORDS, same_as_undisturbed, started, the_only
+from test_queued_again import STEPS, WORDS, same_as_undisturbed, started, the_only
 from test_slurm import SHORT, SMALL, finish, launch, nothing_left_behind, output, sacct, slurm_id, wait_for
 
 from fourfold.launch.scheduler import job_states
