@@ -101,6 +101,7 @@ def listening(seconds: float) -> Iterator[None]:
         request.settle()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        request = Request()  # the next cell of this process was asked for nothing
 
 
 def _asking(reason: str) -> Callable[..., None]:

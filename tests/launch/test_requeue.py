@@ -91,6 +91,7 @@ def test_a_second_notice_is_no_impatience() -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGUSR2)
         assert (stopping.request.reason, stopping.request.hurry) == (PREEMPTED, True)
+    assert stopping.request.reason is None, "the next cell was asked for nothing"
 
 
 def test_a_notice_that_was_swallowed_is_not_forgotten() -> None:
