@@ -11,10 +11,8 @@ the one that their public code (MIT) draws from it, so that each pairing of clas
 learning that pairing moves every method by 10 to 30 points.
 """
 
-import argparse
 import csv
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from resumable import append, measure_or_table
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "golden_table.csv"
 FIELDS = (
@@ -165,13 +164,7 @@ def measure(path: Path, only: str | None, minutes: float) -> None:
             "state": record.state,
             "version": (record.environment.get("git") or {}).get("commit", "")[:9] or fourfold.__version__,
         }
-        new = not path.is_file()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
-        print(*line.values(), flush=True)
+        append(path, FIELDS, line)
 
 
 def _percent(value: float | None) -> str:
@@ -245,18 +238,5 @@ def _difference(paired: list[float]) -> str:
     return f"{mean:+.1f}" + (f" ({mean / error:+.1f} se)" if error else "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "table"))
-    parser.add_argument("--csv", type=Path, default=CSV)
-    parser.add_argument("--only", help="one benchmark, setting or method")
-    parser.add_argument("--minutes", type=float, default=1e9, help="start no cell after this time")
-    options = parser.parse_args()
-    if options.what == "table":
-        print(table(options.csv))
-    else:
-        measure(options.csv, options.only, options.minutes)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    measure_or_table(__doc__, CSV, measure, table, "one benchmark, setting or method")

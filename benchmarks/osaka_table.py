@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resumable import append
+
 from fourfold.metrics.statistics import summarise
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "osaka_table.csv"
@@ -190,13 +192,7 @@ def measure(path: Path, name: str, minutes: float, seeds: Sequence[int] | None, 
         if QUERIES in words:  # it is trained before the stream
             words.append(f"method.keep={output / 'pretraining'}")
         line = {**dict(zip(PLACE, place, strict=True)), **one_cell(words, output)}
-        new = not path.is_file()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
-        print(*line.values(), flush=True)
+        append(path, FIELDS, line)
 
 
 def one_cell(words: list[str], output: Path) -> dict[str, Any]:

@@ -9,16 +9,16 @@ seeds 0 to 2. Nothing else is tuned. ``measure`` runs what the CSV lacks and add
 stopped and started again at any time.
 """
 
-import argparse
 import csv
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from resumable import append, measure_or_table
 
 CSV = Path(__file__).resolve().parent.parent / "docs" / "results" / "rules_accuracy.csv"
 FIELDS = ("rule", "rate", "judged_on", "seed", "accuracy", "cpu_seconds", "angle_mean", "state", "message")
@@ -111,13 +111,7 @@ def measure(path: Path, only: str | None, minutes: float) -> None:
     for key in missing(lambda: measured(path), only):
         if time.monotonic() > ends:
             return
-        line, new = run(key), not path.is_file()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
-        print(*line.values(), flush=True)
+        append(path, FIELDS, run(key))
 
 
 def table(path: Path) -> str:
@@ -175,18 +169,5 @@ def values_of(lines: Lines, rule: str, field: str) -> list[float]:
     return [float(line[field]) for line in own if line is not None and line[field]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "table"))
-    parser.add_argument("--csv", type=Path, default=CSV)
-    parser.add_argument("--only", choices=RULES, help="one rule")
-    parser.add_argument("--minutes", type=float, default=1e9, help="start no run after this time")
-    options = parser.parse_args()
-    if options.what == "table":
-        print(table(options.csv))
-    else:
-        measure(options.csv, options.only, options.minutes)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    measure_or_table(__doc__, CSV, measure, table, "one rule", RULES)

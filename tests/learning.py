@@ -1,12 +1,13 @@
 """Cells on a small bench: a method, a setting's stream and a run on `digits`, put together without a launcher."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -233,3 +234,14 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     return one == other
+
+
+def killed_and_resumed(made: Callable[[], Bench], folder: Path, every: int, killed_at: int) -> tuple[Bench, Bench]:
+    """(a cell that was left alone, one that was killed after so many steps and went on), both at their ends."""
+    whole = made()
+    whole.live(folder / "whole", every=every)
+    with pytest.raises(Killed):
+        made().live(folder / "parts", every=every, killed_at=killed_at)
+    resumed = made()
+    resumed.live(folder / "parts", every=every)
+    return whole, resumed

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fourfold.data.augmentation import flip_and_crop
 from fourfold.errors import Refused
-from learning import Bench, Killed, digits, same
+from learning import Bench, digits, killed_and_resumed, same
 
 FLIP = "benchmark/augmentation=flip_and_crop"
 
@@ -93,12 +93,7 @@ def test_what_is_learned_from_is_changed_and_what_is_judged_or_sampled_is_not() 
 
 
 def test_a_killed_cell_meets_the_same_pictures_again(tmp_path: Path) -> None:
-    whole = Changing()
-    whole.live(tmp_path / "whole", every=2)
-    with pytest.raises(Killed):
-        Changing().live(tmp_path, every=2, killed_at=7)
-    resumed = Changing()
-    resumed.live(tmp_path, every=2)
+    whole, resumed = killed_and_resumed(Changing, tmp_path, every=2, killed_at=7)
     assert same(whole.parameters(), resumed.parameters())
     assert torch.equal(torch.cat(resumed.learned), torch.cat(whole.learned)[-sum(map(len, resumed.learned)) :])
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fourfold.hardware.engine import scheduled_rate
-from learning import Bench, Killed, digits, engine, same
+from learning import Bench, digits, engine, killed_and_resumed, same
 
 COSINE = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}
 COSINE |= {"schedule": "cosine", "schedule_epochs": None, "last_rate": 0.02}
@@ -68,12 +68,7 @@ def test_a_constant_rate_stays() -> None:
 
 
 def test_a_killed_cell_goes_on_at_the_same_rates(tmp_path: Path) -> None:
-    whole = Falling()
-    whole.live(tmp_path / "whole", every=3)
-    with pytest.raises(Killed):
-        Falling().live(tmp_path, every=3, killed_at=11)
-    resumed = Falling()
-    resumed.live(tmp_path, every=3)
+    whole, resumed = killed_and_resumed(Falling, tmp_path, every=3, killed_at=11)
     assert same(whole.parameters(), resumed.parameters())
     assert resumed.rates[-5:] == whole.rates[-5:]
 

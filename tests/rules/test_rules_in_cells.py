@@ -13,7 +13,7 @@ from torch import nn
 from fourfold.composition import compose, plain
 from fourfold.errors import Failed, Refused
 from fourfold.rules.feedback import COUNTERPARTS
-from learning import Bench, Killed, member, names, same
+from learning import Bench, killed_and_resumed, member, names, same
 
 RULES = [name for name in names("method/rule") if name not in ("backprop", "none")]
 TARGETS = ["dtp", "fast_dtp", "target_propagation", "vanilla_dtp", "drl", "parallel_dtp"]
@@ -35,12 +35,7 @@ def test_a_killed_cell_goes_on_to_the_same_weights(name: str, tmp_path: Path) ->
     def made() -> Bench:
         return Bench("finetune", "class_incremental", steps=10, rule=member(f"method/rule/{name}"))
 
-    whole = made()
-    whole.live(tmp_path / "whole", every=2)
-    with pytest.raises(Killed):
-        made().live(tmp_path, every=2, killed_at=8)
-    resumed = made()
-    resumed.live(tmp_path, every=2)
+    whole, resumed = killed_and_resumed(made, tmp_path, every=2, killed_at=8)
     assert same(whole.method.state_dict(), resumed.method.state_dict())
     assert same(whole.parameters(), resumed.parameters())
 

@@ -13,7 +13,7 @@ from fourfold.composition import compose
 from fourfold.errors import Refused
 from fourfold.settings.episodes import BLOCK, Classes, ContextSampler, choose
 from fourfold.settings.stream import Drawn, Hidden
-from learning import Bench, Killed, applies, digits, facts, make_stream, names, same
+from learning import Bench, applies, digits, facts, killed_and_resumed, make_stream, names, same
 
 
 def sampler(stay: float = 0.9, ways: int = 3, shots: int = 2, queries: int = 0) -> ContextSampler:
@@ -198,11 +198,7 @@ def test_a_killed_cell_goes_on_to_the_same_curve(method: str, tmp_path: Path) ->
     def made() -> Bench:
         return Bench(method, "osaka", steps=14, setting_values={"alpha": 0.7, "ways": 3, "shots": 2})
 
-    whole, cut, rest = made(), made(), made()
-    whole.live(tmp_path / "whole")
-    with pytest.raises(Killed):
-        cut.live(tmp_path / "parts", killed_at=10)
-    rest.live(tmp_path / "parts")
+    whole, rest = killed_and_resumed(made, tmp_path, every=4, killed_at=10)
     one, other = whole.run.meter.series(), rest.run.meter.series()
     for name in ("score", "loss", "since_switch", "context", "detected"):
         assert (name in one) == (name in other)
