@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from fourfold.__main__ import main
+from fourfold.report.beside import first_hardware, ratio_texts
+from fourfold.report.groups import group
 from fourfold.report.read import read_all
 from fourfold.report.text import sweep_text
 from fourfold.tracking.runs import cell_run
-from records import make_record, write_cell
+from records import make_record, make_series, write_cell
 
 
 def cell(output: Path, benchmark: str, hardware: str, rate: float, measured: bool, bound: bool = False) -> None:
     if measured:
         record = make_record(benchmark, hardware)
-        from records import make_series
-
         write_cell(output, record, make_series(400, seconds=32 / rate))
         return
     record = projected_record(benchmark, hardware, rate, bound)
@@ -100,12 +100,46 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
     assert "over the steps" not in text
     narrow = sweep_text(read_all(tmp_path), width=80)
     assert "~3 GiB" in narrow
-    assert "left out for want of width: energy a unit, bound by" in narrow
+    assert "left out" not in narrow, "what is too wide goes into a second table"
+    assert narrow.count("bert") == 2
+    for expected in ("compute 70%", "≤0.5 J"):
+        assert expected in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
     words = ["--pivot", "benchmark,hardware", "--metric", "units_per_second"]
     assert main(["report", "--all", *words, "--output-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "~1000" in text
     assert "~ projected, not measured" in text
+
+
+def test_the_table_says_how_much_faster_each_card_is_than_the_first(tmp_path: Path) -> None:
+    for benchmark, hardware, rate in [("bert", "a100", 1000.0), ("resnet", "a100", 500.0), ("bert", "mi300", 2500.0)]:
+        cell(tmp_path, benchmark, hardware, rate, measured=False)
+    cell(tmp_path, "resnet", "mi300", 400.0, measured=False, bound=True)
+    for width in (100, 70):
+        text = sweep_text(read_all(tmp_path), width=width)
+        assert "a100" in text.splitlines()[next(i for i, line in enumerate(text.splitlines()) if "times" in line) + 1]
+        for benchmark, ratio in (("bert", "~2.5"), ("resnet", "~0.8")):  # of a bound and an estimate no bound follows
+            lines = [line for line in text.splitlines() if f" {ratio} " in f"{line} "]
+            assert [line.split()[:2] for line in lines] == [[benchmark, "mi300"]]
+
+
+def test_no_ratio_of_a_projection_to_a_measurement(mixed: Path) -> None:
+    rows = group(read_all(mixed).cells)
+    texts, notes = ratio_texts(rows, first_hardware(rows) or "")
+    assert [(row.benchmark, row.evidence, bool(text)) for row, text in zip(rows, texts, strict=True)] == [
+        ("bert", "measured", False),
+        ("bert", "measured", True),
+        ("resnet", "measured", False),
+        ("resnet", "projected", False),
+    ]
+    assert notes == []
+
+
+def test_a_ratio_of_unlike_work_says_so(tmp_path: Path) -> None:
+    for hardware, batch in (("a100", 32), ("h100", 64)):
+        write_cell(tmp_path, make_record("bert", hardware, recipe={"batch": batch}), make_series(400))
+    assert "times a100: bert, h100: batch differs: 32 and 64" in sweep_text(read_all(tmp_path))
 
 
 def test_mlflow_has_the_marks_in_its_tags() -> None:

@@ -123,6 +123,16 @@ def compare_json(one: Selection, other: Selection, rows: list[Compared]) -> str:
     return json.dumps({"one": one.name, "other": other.name, "level": LEVEL, "rows": content}, indent=1)
 
 
+def unlike_work(one: Group, other: Group) -> list[str]:
+    """In what the recipes of two groups differ that a rate hangs on: batch, precision, size."""
+    records = [next((cell.record for cell in row.cells if cell.record), None) for row in (one, other)]
+    if records[0] is None or records[1] is None:
+        return []
+    a, b = (record.recipe for record in records if record)
+    keys = ("batch", "batch_from", "precision", "scale", "size")
+    return [f"{key} differs: {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
+
+
 # ------------------------------------------------------------------------------------------- parts
 
 
@@ -166,9 +176,7 @@ def _notes(one: Group | None, other: Group | None) -> tuple[str, ...]:
         notes.append(f"unlike units: {one.unit} and {other.unit}")
     if {one.evidence, other.evidence} != {"measured"}:
         notes.append(f"evidence: {one.evidence} and {other.evidence}")
-    for key in ("batch", "batch_from", "precision", "scale", "size"):
-        if a.recipe.get(key) != b.recipe.get(key):
-            notes.append(f"{key} differs: {a.recipe.get(key)} and {b.recipe.get(key)}")
+    notes += unlike_work(one, other)
     if _asked(a) == _asked(b) and fingerprint_of(a.measurements):
         found = same_work(a, b)
         notes += [] if found.same else [str(found)]

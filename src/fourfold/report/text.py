@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fourfold import errors
 from fourfold.metrics.statistics import Summary
+from fourfold.report.beside import first_hardware, ratio_texts
 from fourfold.report.groups import AXES, Group, group, problems, rate_of
 from fourfold.report.labels import (
     BOUND_MARK,
@@ -34,6 +35,7 @@ MOST_PROBLEMS = 20
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
 TO_DROP = ("J/unit", "MFU", "energy a unit", "bound by", "peak memory", "time", "last loss", "variant")
+NAMING = ("variant", "seed")
 # What the interval of a rate is over, from the widest.
 SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
@@ -95,10 +97,13 @@ def _document(
     if title:
         console.print(Text(title, style="bold"))
     if rows:
-        above, columns, dropped = _fit(_columns(rows, by_seed), rows, console)
+        above, tables, dropped = _tables(_columns(rows, by_seed), rows, console)
         for line in above:
             console.print(Text(line, style="dim"))
-        console.print(_table(columns, rows))
+        for index, columns in enumerate(tables):
+            if index:
+                console.print()
+            console.print(_table(columns, rows))
         for line in _notes(rows, dropped):
             console.print(Text(line, style="dim"))
     for line, style in _problem_lines(cells, refused, by_seed):
@@ -126,6 +131,7 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         Column("state" if by_seed else "cells", [_states(row, by_seed) for row in rows], right=False),
         Column(f"rate{in_header}", [_rate(row, unit is None) for row in rows]),
         *([] if steady else [Column(f"rate with warm-up{in_header}", [_overall(row, unit is None) for row in rows])]),
+        *_beside_column(rows),
         Column("repeats", [_repeats(row) for row in rows]),
         Column("MFU", [_single(row, "mfu", lambda share: f"{100 * share:.1f}%") for row in rows]),
         Column("J/unit", [_single(row, "joules_per_unit", lambda joules: f"{joules:.3g}") for row in rows]),
@@ -155,6 +161,17 @@ def _variant_column(rows: Sequence[Group]) -> Column:
     words = [row.variant.split() for row in rows]
     shared = set.intersection(*map(set, words)) if words else set()
     return Column("variant", [" ".join(w for w in row if w not in shared) for row in words], right=False)
+
+
+def _beside_column(rows: Sequence[Group]) -> list[Column]:
+    """How many times the rate of the first hardware of the table."""
+    first = first_hardware(rows)
+    return [] if first is None else [Column(f"times {_bare(first)}", ratio_texts(rows, first)[0])]
+
+
+def _bare(hardware: str) -> str:
+    """The name without its evidence, which stands in the rows."""
+    return hardware.split(" ", 1)[0]
 
 
 def _is_average(name: str) -> bool:
@@ -264,9 +281,30 @@ def _memory(row: Group) -> str:
 # -------------------------------------------------------------------------------------------- table
 
 
-def _fit(columns: list[Column], rows: Sequence[Group], console: Console) -> tuple[list[str], list[Column], list[str]]:
-    """(lines for above the table, columns, names of those left out) so that the table is no wider than the console."""
-    above, dropped = [], []
+def _tables(
+    columns: list[Column], rows: Sequence[Group], console: Console
+) -> tuple[list[str], list[list[Column]], list[str]]:
+    """(lines for above, columns of each table, names of those left out): what is too wide for one table goes into
+    another below it, beside the names of the rows again.
+    """
+    above, fitting, over = _fit(columns, rows, console)
+    tables = [fitting]
+    while over:
+        names = [column for column in fitting if column.axis or column.name in NAMING]
+        left = [column for column in columns if column in over]
+        more, part, rest = _fit([*names, *left], rows, console)
+        if len(rest) == len(over):
+            break
+        above, over = above + more, rest
+        tables.append(part)
+    return ([", ".join(above)] if above else []), tables, [column.name for column in over]
+
+
+def _fit(
+    columns: list[Column], rows: Sequence[Group], console: Console
+) -> tuple[list[str], list[Column], list[Column]]:
+    """(words for above the table, columns, those left over) so that the table is no wider than the console."""
+    above, over = [], []
     steps = [*(("caption", name) for name in TO_CAPTION), *(("drop", name) for name in TO_DROP)]
     for step, name in steps:
         if _natural_width(_table(columns, rows), console) <= console.width:
@@ -278,8 +316,8 @@ def _fit(columns: list[Column], rows: Sequence[Group], console: Console) -> tupl
         if step == "caption":
             above.append(f"{name} {next(filter(None, column.texts))}")
         else:
-            dropped.append(name)
-    return ([", ".join(above)] if above else []), columns, dropped
+            over.append(column)
+    return above, columns, over
 
 
 def _natural_width(table: Table, console: Console) -> int:
@@ -337,6 +375,9 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
         notes.append(
             f"{PROJECTED_MARK} by a fitted model, with its 95 % interval; {BOUND_MARK} at most: nothing was fitted"
         )
+    first = first_hardware(rows)
+    unlike = ratio_texts(rows, first)[1] if first else []
+    notes += [f"times {_bare(first or '')}: {note}" for note in unlike[:MOST_PROBLEMS]]
     if dropped:
         notes.append(f"left out for want of width: {', '.join(dropped)} (--json and --csv have everything)")
     return notes
