@@ -93,3 +93,11 @@ def test_tasks_that_share_their_outputs_share_the_memory() -> None:
         made.learn(phase, steps=1)
     assert sorted(len(own) for own in made.method.memory.places_of.values()) == [5] * 8
     assert set(made.method.memory.parts) == {"inputs", "targets"}
+
+
+def test_a_class_takes_no_more_than_its_number_while_there_is_room() -> None:
+    memory = Balanced(30, torch.Generator().manual_seed(0), each=4)
+    for label in (3, 1):
+        memory.add(x=torch.arange(9), targets=torch.full((9,), label))
+    assert len(memory) == 8
+    assert memory.parts["targets"][:8].tolist() == [3] * 4 + [1] * 4

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourfold.errors import Refused
 from learning import Bench, digits, same
 
 LINEAR = digits(model="linear", optimizer="sgd")
@@ -102,6 +103,32 @@ def test_der_without_its_losses_is_finetune_bit_for_bit(setting: str) -> None:
         for phase in range(min(3, len(made.stream.phases))):
             made.learn(phase)
     assert same(plain.parameters(), off.parameters())
+
+
+def test_a_memory_filled_as_contexts_end_has_equally_many_of_each_past_class() -> None:
+    values = {"storage": "balanced", "each": 7, "filled": "contexts", "memory": 500}
+    made = Bench("replay", "class_incremental", **values)
+    plain = Bench("finetune", "class_incremental")
+    for phase in range(3):
+        made.learn(phase)
+        if phase == 0:
+            plain.learn(0)
+            assert same(made.parameters(), plain.parameters()), "there was nothing to learn again"
+        memory = made.method.memory
+        counts = memory.parts["targets"][: len(memory)].bincount(minlength=10)
+        assert sorted(counts.tolist()) == [0] * (8 - 2 * phase) + [7] * (2 + 2 * phase)
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "message"),
+    [
+        ("class_incremental", {"each": 5}, "method.each=5: method.storage=reservoir does not count classes"),
+        ("continual", {"filled": "contexts"}, "method.filled=contexts: this setting does not tell when a context ends"),
+    ],
+)
+def test_what_a_memory_cannot_do_is_refused(setting: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        Bench("replay", setting, **values)
 
 
 @pytest.mark.parametrize("method", ["replay", "mir", "gss", "er_ace"])

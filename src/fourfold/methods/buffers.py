@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fourfold.errors import Refused
 from fourfold.settings.stream import Observation
+
+OFFER_BATCH = 500  # samples of an ended context offered to a memory at once
 
 
 class Memory:
@@ -153,11 +156,17 @@ class Balanced(ByClass):
     """Greedy balancing of the classes (GDumb; Prabhu, Torr & Dokania 2020).
 
     A sample is taken while its class has less than size / classes; where all is full it replaces a random one of the
-    largest class.
+    largest class. A class that has ``each`` samples takes no more, also while there is room.
     """
+
+    def __init__(self, size: int, generator: torch.Generator, each: int | None = None) -> None:
+        super().__init__(size, generator)
+        self.each = size if each is None else each
 
     def _place(self, label: int, used: int) -> int | None:
         own = self.places_of.setdefault(label, [])
+        if len(own) >= self.each:
+            return None
         if used < self.size:
             place = used
         elif len(own) * len(self.places_of) >= self.size:
@@ -188,11 +197,16 @@ class Ring(ByClass):
         return own[-1]
 
 
-def memory(storage: str, size: int, generator: torch.Generator, classes: int) -> Memory:
-    """reservoir | balanced | ring, of a size; ``classes`` is the number of outputs."""
+def memory(storage: str, size: int, generator: torch.Generator, classes: int, each: int | None = None) -> Memory:
+    """reservoir | balanced | ring, of a size; ``classes`` is the number of outputs; ``each`` is for balanced ones.
+
+    Raises Refused for ``each`` with another.
+    """
+    if each is not None and storage != "balanced":
+        raise Refused(f"method.each={each}: method.storage={storage} does not count classes; choose balanced")
     if storage == "reservoir":
         return Reservoir(size, generator)
-    return Balanced(size, generator) if storage == "balanced" else Ring(size, generator, classes)
+    return Balanced(size, generator, each) if storage == "balanced" else Ring(size, generator, classes)
 
 
 def group_of(observation: Observation, outputs: int) -> Tensor:

@@ -16,23 +16,22 @@ from fourfold.methods.finetune import Finetune
 from fourfold.methods.gradients import dot, gradient_on, trained
 from fourfold.settings.stream import Observation, View
 
-OFFER_BATCH = 500  # samples offered to a memory at once
-
 
 class AGEM(Finetune):
     """Averaged gradient episodic memory (Chaudhry et al. 2019).
 
     With r the gradient on samples of past contexts: if g.r < 0 then g <- g - (g.r / r.r) r. At its end a context's
-    samples are offered to the memory, which is balanced over classes.
+    samples are offered to the memory, which is balanced over classes: ``each`` of one at most.
     """
 
-    def __init__(self, memory: int, storage: str) -> None:
+    def __init__(self, memory: int, storage: str, each: int | None) -> None:
         self.memory_size = memory
         self.storage = storage
+        self.each = each
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
-        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("memory"), view.outputs)
+        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("memory"), view.outputs, self.each)
         self.reference: Mapping[str, Tensor] | None = None
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
@@ -55,7 +54,7 @@ class AGEM(Finetune):
             values.sub_(share * reference[name])
 
     def end_context(self, experience: Experience) -> None:
-        for observation in experience.sample(experience.samples, "offered", OFFER_BATCH):
+        for observation in experience.sample(experience.samples, "offered", buffers.OFFER_BATCH):
             kept = {"inputs": observation.inputs, "targets": observation.targets}
             kept["group"] = buffers.group_of(observation, self.view.outputs)
             self.memory.add(**kept, **({"task": observation.task} if self.task_outputs is not None else {}))
@@ -104,7 +103,7 @@ class GEM(Finetune):
             values.copy_(part.view_as(values))
 
     def end_context(self, experience: Experience) -> None:
-        parts = list(experience.sample(self.memory_each, "kept", OFFER_BATCH))
+        parts = list(experience.sample(self.memory_each, "kept", buffers.OFFER_BATCH))
         kept = ["inputs", "targets", *(["task"] if self.task_outputs is not None else [])]
         self.past.append({name: torch.cat([getattr(part, name) for part in parts]) for name in kept})
 

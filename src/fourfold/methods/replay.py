@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from fourfold.benchmarks.interface import Benchmark, LossOf, Term
 from fourfold.errors import Refused
-from fourfold.experience import Run
+from fourfold.experience import Experience, Run
 from fourfold.methods import buffers
 from fourfold.methods.finetune import Finetune, masked
 from fourfold.methods.gradients import gradient_of_each, gradient_on, trained
@@ -23,20 +23,30 @@ class Replay(Finetune):
     """Experience replay (Rolnick et al. 2019): a step learns from the batch that came and from as many remembered.
 
     loss = w l(new) + v l(remembered); ``sum``: w = v = 1; ``balanced``: w = 1/t, v = 1 - 1/t in context t where
-    boundaries are told (van de Ven, Tuytelaars & Tolias 2022), else one half each.
+    boundaries are told (van de Ven, Tuytelaars & Tolias 2022), else one half each. Samples are offered to the memory
+    after each step, or (``contexts``) all of a context in random order when it ends, so that only past contexts are
+    learned again. ``each``: at most so many of a class, also while there is room for more.
     """
 
-    def __init__(self, memory: int, storage: str, weighting: str) -> None:
+    def __init__(
+        self, memory: int, storage: str, weighting: str, each: int | None = None, filled: str = "steps"
+    ) -> None:
         self.memory_size = memory
         self.storage = storage
         self.weighting = weighting
+        self.each = each
+        self.filled = filled
         self.contexts_begun = 0
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
         if self.storage != "reservoir" and "classification" not in benchmark.facts:
             raise Refused(f"method.storage={self.storage}: {benchmark.name} has no classes; choose reservoir")
-        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("reservoir"), view.outputs)
+        if self.filled == "contexts" and "boundaries_train" not in view.grants:
+            raise Refused("method.filled=contexts: this setting does not tell when a context ends; choose steps")
+        self.memory = buffers.memory(
+            self.storage, self.memory_size, run.generator("reservoir"), view.outputs, self.each
+        )
 
     def begin_context(self, number: int) -> None:
         self.contexts_begun += 1
@@ -68,7 +78,17 @@ class Replay(Finetune):
         return self.mask(both)
 
     def keep(self, observation: Observation) -> None:
-        """Offers a batch to the memory, after it was learned from."""
+        """What to do with a batch after it was learned from."""
+        if self.filled == "steps":
+            self.offer(observation)
+
+    def end_context(self, experience: Experience) -> None:
+        if self.filled == "contexts":
+            for observation in experience.sample(experience.samples, "offered", buffers.OFFER_BATCH):
+                self.offer(observation)
+
+    def offer(self, observation: Observation) -> None:
+        """Offers a batch to the memory."""
         told = self.told(observation)
         if self.storage != "reservoir":  # which does not ask for classes; text has none
             told["group"] = buffers.group_of(observation, self.view.outputs)
@@ -164,8 +184,10 @@ class InterferedReplay(Replay):
     p' = p - rate grad l(new); the batch's number of samples with the largest l(x; p') - l(x; p) is learned again.
     """
 
-    def __init__(self, memory: int, storage: str, weighting: str, candidates: int) -> None:
-        super().__init__(memory, storage, weighting)
+    def __init__(
+        self, memory: int, storage: str, weighting: str, each: int | None, filled: str, candidates: int
+    ) -> None:
+        super().__init__(memory, storage, weighting, each, filled)
         self.candidates = candidates
 
     def remembered(self, observation: Observation) -> Samples | None:

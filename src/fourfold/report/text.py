@@ -36,6 +36,7 @@ MOST_PROBLEMS = 20
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
 TO_DROP = ("J/unit", "MFU", "energy a unit", "bound by", "peak memory", "time", "last loss", "variant")
 NAMING = ("variant", "seed")
+STAYING = ("seed", "state", "cells")
 # What the interval of a rate is over, from the widest.
 SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
 STATE_STYLES = {errors.DONE: "green", errors.NOT_APPLICABLE: "dim", errors.INTERRUPTED: "yellow"}
@@ -151,7 +152,7 @@ def _axis_column(axis: str, rows: Sequence[Group]) -> Column:
     texts = [str(getattr(row, axis)) for row in rows]
     if axis == "method":
         texts = [f"{text} {ORACLE_MARK}" if row.oracle else text for text, row in zip(texts, rows, strict=True)]
-    if axis == "rule" and all(text in USUAL_RULES for text in texts):
+    if axis == "rule" and all(text in USUAL_RULES for text in texts if text):
         texts = [""] * len(texts)
     return Column(axis, texts, right=False, axis=True)
 
@@ -290,7 +291,8 @@ def _tables(
     above, fitting, over = _fit(columns, rows, console)
     tables = [fitting]
     while over:
-        names = [column for column in fitting if column.axis or column.name in NAMING]
+        names = [column for column in columns if column.name == "row"]  # which tells all rows apart, else:
+        names = names or [column for column in fitting if column.axis or column.name in NAMING]
         left = [column for column in columns if column in over]
         more, part, rest = _fit([*names, *left], rows, console)
         if len(rest) == len(over):
@@ -305,7 +307,10 @@ def _fit(
 ) -> tuple[list[str], list[Column], list[Column]]:
     """(words for above the table, columns, those left over) so that the table is no wider than the console."""
     above, over = [], []
-    steps = [*(("caption", name) for name in TO_CAPTION), *(("drop", name) for name in TO_DROP)]
+    others = [
+        column.name for column in reversed(columns) if not column.axis and column.name not in (*TO_DROP, *STAYING)
+    ]
+    steps = [*(("caption", name) for name in TO_CAPTION), *(("drop", name) for name in [*TO_DROP, *others[:-1]])]
     for step, name in steps:
         if _natural_width(_table(columns, rows), console) <= console.width:
             break
