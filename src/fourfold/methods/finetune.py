@@ -19,8 +19,8 @@ class Finetune(Method):
     """Minimises the loss of what comes, and keeps nothing.
 
     Which outputs take part: those of the sample's task where tasks are labelled in training and at test; those seen
-    so far where classes arrive over time; all of them otherwise. A subclass overrides ``terms`` to learn from more,
-    ``after_gradients`` to change what was found before it is applied.
+    so far where classes arrive over time, unless the setting has all active; all of them otherwise. A subclass
+    overrides ``terms`` to learn from more, ``after_gradients`` to change what was found before it is applied.
     """
 
     predicted: Tensor | None = None  # the last prediction's outputs, graph included
@@ -44,7 +44,8 @@ class Finetune(Method):
         if self.task_outputs is not None and run.recipe.accumulate > 1:
             raise Refused(f"accumulate={run.recipe.accumulate}: not where each sample's task says what it can be")
         arriving = "classification" in benchmark.facts and not view.grants & {"stationary", "shared_outputs"}
-        self.seen = torch.zeros(view.outputs, dtype=torch.bool, device=self.device) if arriving else None
+        masks = arriving and not view.all_active
+        self.seen = torch.zeros(view.outputs, dtype=torch.bool, device=self.device) if masks else None
 
     def build_network(self, benchmark: Benchmark, view: View, device: torch.device) -> torch.nn.Module:
         """The benchmark's network, with as many outputs as the setting has."""

@@ -112,6 +112,7 @@ class Stream:
     train: Data | None
     test: Data | None
     pretraining: Phase | None = None
+    active_outputs: str = "seen"
 
     def task_outputs(self, device: torch.device) -> Tensor:
         """[contexts, outputs], true where an output can be right in a context."""
@@ -125,7 +126,8 @@ class Stream:
         labelled = self.grants & {"task_labels_train", "task_labels_test"}
         apart = any(context.outputs is not None and len(context.outputs) < self.outputs for context in self.contexts)
         told = self.task_outputs(device) if labelled and apart else None
-        return View(self.grants, self.outputs, told, len(self.contexts) if labelled else None)
+        tasks = len(self.contexts) if labelled else None
+        return View(self.grants, self.outputs, told, tasks, self.active_outputs == "all")
 
     def describe(self) -> list[str]:
         """The stream in words, one line a context."""
@@ -144,12 +146,15 @@ class Stream:
 class View:
     """What a method is told before it starts: what the setting grants, the size of a prediction; where tasks are
     labelled, how many there are, and, if they differ in them, which outputs each can have [contexts, outputs].
+
+    all_active: outputs of classes that have not come yet take part in losses and predictions.
     """
 
     grants: frozenset[str]
     outputs: int
     task_outputs: Tensor | None = None
     tasks: int | None = None
+    all_active: bool = False
 
 
 def batches(phase: Phase, size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -23,6 +23,7 @@ def build_stream(
     contexts: int,
     class_order: str | list[int],
     outputs: str,
+    active_outputs: str,
     phases: str,
     mixed: bool,
     drift: float,
@@ -68,7 +69,7 @@ def build_stream(
         learned = one_phase(shown, mixed, drift, single_pass, seed)
     else:
         learned = phase_each(shown, visits, single_pass, seed)
-    return Stream(made, learned, grants, protocol, size, train, test)
+    return Stream(made, learned, grants, protocol, size, train, test, active_outputs=active_outputs)
 
 
 # ------------------------------------------------------------------------------------------- contexts
