@@ -86,6 +86,17 @@ def test_each_strategy_learns_a_llama_as_one_process_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_parts_of_a_batch_and_recomputed_activations_change_nothing_beside_another_rank(
+    output: Path, hydra_as_it_was: None, one_process: Any, strategy: str
+) -> None:
+    found, series = by_two(output, f"strategy={strategy}", "batch=4", "accumulate=2", "recompute=true")
+    assert found.state == "done"
+    np.testing.assert_allclose(series["loss"], one_process("batch=8"), rtol=LLAMA_TOLERANCE)
+    assert found.measurements["units"] == 12 * 8 * 128
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("until", [("until=budget", "until.seconds=2"), ("until=steady", "until.seconds=6")])
 def test_ranks_that_stop_by_the_clock_stop_together(
     output: Path, hydra_as_it_was: None, until: tuple[str, str]
