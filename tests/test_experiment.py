@@ -4,10 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fourfold import errors
+from fourfold.metrics import figures
 from fourfold.record import read, read_series
 
 Run = Callable[..., Any]
@@ -189,6 +194,39 @@ def test_a_lightning_module_is_a_method(run: Run) -> None:
     record = run("benchmark=digits", "method=lightning", "optimizer=sgd", "until.steps=300")
     assert record.state == errors.DONE
     assert last_accuracy(record) > 0.8
+
+
+def test_a_lightning_module_is_a_classifier_unless_it_is_said_to_be_another(run: Run) -> None:
+    """The module of the example cannot read tokens, which is known before anything runs; one that can is let."""
+    words = ["benchmark=text_domains", "setting=domain_incremental", "method=lightning", "setting.contexts=2"]
+    with pytest.raises(errors.Refused) as refused:
+        run(*words)
+    (line,) = str(refused.value).splitlines()
+    assert "method lightning needs classification (targets are classes), which benchmark text_domains does not" in line
+    words += ["benchmark.data.domains=2", "benchmark.data.megabytes=0.005", "benchmark.data.symbols=4"]
+    words += ["method.needs=[differentiable,supervised]", f"method.module._target_={__name__}.NextToken"]
+    record = run(*words, "until.steps=60")
+    assert record.state == errors.DONE, record.message
+    assert record.evaluations[-1]["metric"] == "perplexity"
+    assert figures(record)["learning_nats"] < figures(record)["untrained_nats"] - 2
+
+
+class NextToken(lightning.LightningModule):
+    """Tokens [batch, length] to scores [batch, length, outputs] of the next one, from the last one alone."""
+
+    def __init__(self, outputs: int, learning_rate: float) -> None:
+        super().__init__()
+        self.scores = nn.Embedding(outputs, outputs)
+        self.learning_rate = learning_rate
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.scores(tokens)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]).flatten(0, 1), batch[1].flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
 def test_broken_data_is_named(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from standing_in import DEAF, EXIT, KILL, RAISE, SLEEP, stand_in
 
 from fourfold import composition, record
 from fourfold.errors import Refused
-from fourfold.launch import local, main
+from fourfold.launch import local, main, sweep
 
 Shell = Callable[..., int]
 
@@ -229,7 +229,28 @@ def test_control_c(shell: Shell, output: Path, capsys: Any, times: int) -> None:
     assert [cell["state"] for cell in manifest(output)["cells"]][:2] == ["done", "interrupted"]
     printed = capsys.readouterr().out
     assert "1 done, 1 interrupted, 1 no record" in printed
+    assert "1 cell was interrupted and 1 cell was not started: the same command with rerun=missing" in printed
     assert len(list((output / "cells").glob("*seed2-*"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("begun", "waiting", "said"),
+    [
+        (1, 4, "1 cell was interrupted and 4 cells were not started"),
+        (2, 0, "2 cells were interrupted"),
+        (0, 1, "1 cell was not started"),
+        (0, 0, ""),
+    ],
+)
+def test_what_was_interrupted_and_what_was_not_started_are_told_apart(
+    begun: int, waiting: int, said: str, capsys: Any
+) -> None:
+    reasons = ["ended by the user"] * begun + [sweep.NOT_STARTED] * waiting
+    found = [record.Record("done", {}, {}, [], state="done")]
+    found += [record.Record("cell", {}, {}, [], state="interrupted", reason=reason) for reason in reasons]
+    sweep.say_how_to_continue(found)
+    goes_on = ": the same command with rerun=missing goes on from the last checkpoints\n"
+    assert capsys.readouterr().out == (said + goes_on if said else "")
 
 
 def test_a_reader_that_goes_away_does_not_end_the_sweep(output: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from fourfold.launch.preview import preview
 from fourfold.launch.sharing import Launch, OnEnd, OnStart, launch_in_rounds
 from fourfold.record import Record
 
+NOT_STARTED = "not started"  # the reason of a cell that was left when its sweep was interrupted
+
 
 def run_sweep(
     found: Plan, sweep_dir: Path, launch: Launch, command: Sequence[str]
@@ -101,7 +103,7 @@ def _launch(chosen: list[PlannedCell], launch: Launch, manifest: Manifest) -> tu
     for planned in chosen:  # what the user's Ctrl-C left unstarted: not written, so that an older record stays
         if planned.index not in records:
             record = blank_record(planned.cell, planned.name, planned.overrides)
-            record.state, record.reason, record.message = INTERRUPTED, INTERRUPTED, "interrupted before it was started"
+            record.state, record.reason, record.message = INTERRUPTED, NOT_STARTED, "interrupted before it was started"
             records[planned.index] = record
     return records, returns
 
@@ -139,11 +141,17 @@ def anew(folder: Path) -> None:
 
 
 def say_how_to_continue(records: Sequence[Record]) -> None:
-    """One line where cells were interrupted."""
-    count = sum(record.state == INTERRUPTED for record in records)
-    if count:
-        cells = "1 cell was" if count == 1 else f"{count} cells were"
-        progress.say(f"{cells} interrupted: the same command with rerun=missing goes on from the last checkpoints")
+    """One line where cells were interrupted: how many that had begun, and how many that had not."""
+    open_ones = [record.reason == NOT_STARTED for record in records if record.state == INTERRUPTED]
+    if open_ones:
+        begun, waiting = open_ones.count(False), open_ones.count(True)
+        parts = [_counted(begun, "interrupted")] if begun else []
+        parts += [_counted(waiting, "not started")] if waiting else []
+        progress.say(f"{' and '.join(parts)}: the same command with rerun=missing goes on from the last checkpoints")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 cell was {what}" if count == 1 else f"{count} cells were {what}"
 
 
 def _nothing_left(found: Plan) -> str:
