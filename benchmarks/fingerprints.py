@@ -202,15 +202,19 @@ def compared(run: str) -> list[str]:
     return [name for name in against if name != run]
 
 
-def growth(workload: str) -> float:
-    """What the benchmark says of itself."""
-    return float(plain(compose([f"benchmark={workload.split()[0]}"]))["benchmark"]["rounding_growth"])
+def rounding(workload: str) -> tuple[float, float]:
+    """(growth, rounding) that the benchmark and the method say of themselves, the larger of both."""
+    cell = plain(compose([f"benchmark={workload.split()[0]}", *workload.split()[1:]]))
+    growth, first = (
+        max(cell[axis][key] for axis in ("benchmark", "method")) for key in ("rounding_growth", "rounding")
+    )
+    return float(growth), float(first)
 
 
 def table(file: Path) -> None:
     """A line a run over all workloads: distances at the first step and over those that are compared, and verdicts."""
     found = losses_of(file)
-    growths = {workload: growth(workload) for workload in found}
+    says = {workload: rounding(workload) for workload in found}
     print("| run | beside | workloads | first step: median, largest | ten steps: median, largest | the same |")
     print("| --- | --- | ---: | --- | --- | ---: |")
     for run in SAME | OTHER:
@@ -219,7 +223,8 @@ def table(file: Path) -> None:
             if not pairs:
                 continue
             precisions = precision_of(against), precision_of(run)
-            same = [name for name, pair in pairs.items() if agreement(*pair, precisions, growths[name]).same]
+            verdicts = {name: agreement(*pair, precisions, *says[name]).same for name, pair in pairs.items()}
+            same = [name for name, verdict in verdicts.items() if verdict]
             every = {name: distances(*pair) for name, pair in pairs.items()}
             first = [float(own[0]) for own in every.values()]
             largest = {name: float(own.max()) for name, own in every.items()}
@@ -228,11 +233,15 @@ def table(file: Path) -> None:
                 f"| {run} | {against} | {len(pairs)} | {np.median(first):.0e}, {max(first):.0e} "
                 f"| {np.median(list(largest.values())):.0e}, {largest[worst]:.0e} ({worst}) | {len(same)} |"
             )
-            if 0 < len(same) < len(pairs):
-                odd = same if run in OTHER else sorted(set(pairs) - set(same))
-                print(f"  {'not caught' if run in OTHER else 'called different'}: {', '.join(odd)}")
-    print(f"\ntolerances of the first step: {TOLERANCE}; growth, where it is not the usual: ", end="")
-    print(", ".join(f"{name} {value:g}" for name, value in growths.items() if value != GROWTH))
+            for verdict, said in (
+                (None, "not compared"),
+                (run in OTHER, "not caught" if run in OTHER else "different"),
+            ):
+                odd = [name for name, found_same in verdicts.items() if found_same is verdict]
+                if 0 < len(odd) < len(pairs):
+                    print(f"  {said}: {', '.join(odd)}")
+    print(f"\ntolerances of the first step: {TOLERANCE}; (growth, rounding), where they are not the usual: ", end="")
+    print(", ".join(f"{name} {value}" for name, value in says.items() if value != (GROWTH, 1.0)))
 
 
 if __name__ == "__main__":

@@ -157,6 +157,8 @@ class Method:
     uses: list[str]
     offers: list[str]
     oracle: bool
+    rounding: float
+    rounding_growth: float
     search: Any
     rule: Any
 
@@ -196,6 +198,7 @@ class Benchmark:
     needs: list[str]
     unit: str
     domain: str
+    rounding: float
     rounding_growth: float
     default_size: str | None
     recipe: Recipes
@@ -289,7 +292,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate": (1, 1_000_000),
     "diagnose_every": (1, 1e12),
     "max_requeue": (0, 1_000_000),
+    "benchmark.rounding": (1, 1e9),
     "benchmark.rounding_growth": (1, 1e9),
+    "method.rounding": (1, 1e9),
+    "method.rounding_growth": (1, 1e9),
     "checkpoint.seconds": (0.001, 1e9),
     "checkpoint.steps": (1, 1e12),
     "until.steps": (1, 1e12),
@@ -342,7 +348,10 @@ NOT_IDENTITY = (
     "tracking",
     "measure",
     "suite",
+    "benchmark.rounding",
     "benchmark.rounding_growth",
+    "method.rounding",
+    "method.rounding_growth",
     "hardware.launcher",
     "hardware.capacity",
     "hardware.match",

