@@ -15,6 +15,7 @@ from fourfold.data.workers import prepared
 from fourfold.errors import Failed
 from fourfold.hardware.engine import Engine
 from fourfold.keeper import Keeper, Place
+from fourfold.measure.flops import StepCount
 from fourfold.measure.meter import LOSS_CHUNK, Meter
 from fourfold.measure.stopwatch import Stopwatch
 from fourfold.measure.until import Until
@@ -89,6 +90,7 @@ class Run:
         self.keeper = Keeper()
         engine.phase = self.meter.phase
         until.agree = None if engine.alone else engine.as_the_first
+        self.count = StepCount()
         self.findings: dict[str, Any] = {}  # what the method tells of itself for the record: plain data
         self.held: list[dict[str, int]] = []  # bytes that the method holds after each context
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
@@ -150,7 +152,9 @@ class Experience:
                 break
             step.fresh = place.step < a_pass
             run.engine.set_rates(place.step / a_pass, run.until.last / a_pass)
+            run.count.begin(place.step)
             yield step
+            run.count.end()
             place.step += 1
             if place.step in self._judge_at:
                 with run.meter.excluded():

@@ -25,6 +25,7 @@ from fourfold.hardware.device import Device, acquire
 from fourfold.hardware.engine import Engine, rank, ranks_started
 from fourfold.keeper import BEFORE_ALL, FileKeeper
 from fourfold.measure import memory
+from fourfold.measure.flops import StepCount
 from fourfold.measure.monitor import Monitor, open_monitor
 from fourfold.measure.startup import compile_seconds, process_seconds
 from fourfold.measure.until import Until
@@ -32,12 +33,13 @@ from fourfold.measure.work import GradientWatch, random_state
 from fourfold.methods import interface as methods
 from fourfold.methods.buffers import stored_bytes
 from fourfold.metrics import figures
+from fourfold.metrics.efficiency import executed_per_unit
 from fourfold.metrics.verification import fingerprint
 from fourfold.pulse import Pulse
 from fourfold.randomness import seed_of
 from fourfold.rankkeeper import RankKeeper
 from fourfold.recipe import Recipe, resolve
-from fourfold.record import Record
+from fourfold.record import STEP_FLOPS, Record
 from fourfold.rules import interface as rules
 from fourfold.rules.watched import Watched
 from fourfold.settings import stream as streams
@@ -133,6 +135,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         rule = Watched(rule, cell["diagnose_every"], run.meter)
     engine, until = run.engine, run.until
     method.setup(benchmark, stream.view(engine.device), run, rule)
+    if cell["measure"]["flops"] == "on" and tracing.countable(cell, engine):
+        run.count = StepCount(lambda flops, at: run.meter.note(STEP_FLOPS, flops, at), lambda: run.meter.steps)
     run.watch.add({"setup": time.perf_counter() - begun})
 
     if keeps(cell, run, method):
@@ -148,6 +152,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         with run.keeper, beating(folder, run):
             learn_and_judge(method, stream, run, record)
     finally:
+        run.count.end()
         monitor.close()
         watched.close()
         run.bar.close()
@@ -180,7 +185,9 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "method": run.findings,
         }
     if counts_flops(cell, run.recipe.scale, device.accelerator):
-        record.measurements["flops"] = tracing.work(cell, run.recipe, benchmark, stream)
+        record.measurements["flops"] = flops = tracing.work(cell, run.recipe, benchmark, stream)
+        if STEP_FLOPS in series:
+            flops["executed"] = executed_per_unit(series)
     if record.measurements["gradients_zeroed"] is False:
         raise Failed("gradients of one update were still there at the next: this is not training", reason="work")
     ranks.together(run, series, record.measurements)
@@ -261,7 +268,8 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> No
         with run.watch.on("evaluate"):
             for protocol in AFTER_A_PHASE.keys() & set(stream.protocol):
                 record.evaluations += AFTER_A_PHASE[protocol](method, stream, run.benchmark, run.engine.device, after)
-            run.held.append({"after": after, **_bytes_of(method), "samples": method.sample_bytes()})
+            kept = {**_bytes_of(method), "samples": method.sample_bytes(), **run.count.taken()}
+            run.held.append({"after": after, **kept})
 
     keeper, told = run.keeper, "boundaries_train" in stream.grants
     if keeper.place.phase == BEFORE_ALL:
@@ -279,7 +287,8 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> No
                 keeper.place.begun = True
             method.learn(experience, run)
             if told:
-                method.end_context(experience)
+                with run.count.ending():
+                    method.end_context(experience)
         judge(after=sum(len(each.contexts) for each in stream.phases[: number + 1]))  # one that comes back counts again
         if phase is not stream.phases[-1]:
             keeper.go_to(number + 1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a refusal knows records, and does without numpy
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 SERIES_FILE = "series.npz"
+STEP_FLOPS = "step_flops"  # the series of FLOP of the steps that were counted as they were taken, nan elsewhere
 DIAGNOSED_STEP = "diagnosed_step"  # the series that says at which step each look at a rule was
 
 

@@ -158,7 +158,8 @@ def work(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: 
     """For the record: FLOP a unit of work.
 
     model: of what a unit takes at least (``plain_work``), by kind of operator; executed: of the method's own first
-    step, null where that depends on values; and the reason, if ``model`` is null.
+    step, null where that depends on values; alike: whether all steps are known to be like that one; and the reason, if
+    ``model`` is null.
     """
     model = executed = reason = None
     plain, whole = plain_work(cell), copy(benchmark)
@@ -173,6 +174,7 @@ def work(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, stream: 
         "model": None if model is None else model.flops_per_unit,
         "by_kind": {} if model is None or not model.units else {k: v / model.units for k, v in model.by_kind().items()},
         "executed": None if executed is None else executed.flops_per_unit,
+        "alike": _trains_plainly(cell),
         "reason": reason,
     }
 
@@ -185,6 +187,16 @@ def _traced(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, strea
         if parameter_count(benchmark.network(cell["seed"], "meta")) > SMALL:
             raise
         return trace_step(cell, recipe, benchmark, stream, "cpu")
+
+
+def countable(cell: Mapping[str, Any], engine: Any) -> bool:
+    """Whether a method's steps can be counted as they are taken, and have to be: those of plain training are alike.
+
+    Not over several processes, of which each would count another part; nor where operators are compiled, or those that
+    watch a rule would count as the method's.
+    """
+    compiled = (cell["method"].get("rule") or {}).get("compiled")
+    return engine.world == 1 and not compiled and cell["diagnose_every"] is None and not _trains_plainly(cell)
 
 
 def _trains_plainly(cell: Mapping[str, Any]) -> bool:

@@ -5,6 +5,8 @@ formulas of torch's own counter.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,3 +169,60 @@ def _bytes_moved(name: str, given: list[Tensor], made: list[Tensor]) -> int:
 
 
 DECOMPOSED: set[Any] = set()  # operators that are known not to be made of others
+
+
+class StepCount:
+    """Counts FLOP as they are spent: of some steps of each stretch, and of all that is done as a context ends.
+
+    Steps 1, 2, 8, 32, 128, ... are counted, those between are taken to be like the last that was: a step's size may
+    depend on what a method remembers, and that changes most at first. A counted step is slower. ``note`` is told the
+    FLOP of a step and which of the cell it was, and ``steps`` says how many are done; without them nothing is counted.
+    """
+
+    def __init__(
+        self, note: Callable[[float, int], None] | None = None, steps: Callable[[], int] | None = None
+    ) -> None:
+        self.note, self.steps = note, steps
+        self._trace: OperatorTrace | None = None
+        self._at = 0
+        self._ending = 0
+
+    def begin(self, number: int) -> None:
+        """Before step ``number`` (from 0) of a stretch."""
+        if self.note is not None and self.steps is not None and is_counted(number):
+            self._at = self.steps()
+            self._trace = OperatorTrace()
+            self._trace.__enter__()
+
+    def end(self) -> None:
+        """After a step; also where one was broken off."""
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            trace.__exit__(None, None, None)
+            if self.note is not None and self.steps is not None and self.steps() > self._at:
+                self.note(_flops_of(trace), self._at)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """What is done within belongs to the end of a context."""
+        if self.note is None:
+            yield
+            return
+        with OperatorTrace() as trace:
+            yield
+        self._ending += _flops_of(trace)
+
+    def taken(self) -> dict[str, int]:
+        """The FLOP of the context that has ended, as an entry of the record; nothing where they are not counted."""
+        found, self._ending = self._ending, 0
+        return {} if self.note is None else {"end_flops": found}
+
+
+def is_counted(number: int) -> bool:
+    """Whether step ``number`` (from 0) is 1, 2, 8, 32, ... from 1: 1 or twice a power of four."""
+    half = (number + 1) // 2
+    return number == 0 or (number % 2 == 1 and half & (half - 1) == 0 and half.bit_length() % 2 == 1)
+
+
+def _flops_of(trace: OperatorTrace) -> int:
+    return sum(operator.flops * operator.calls for operator in trace.operators())

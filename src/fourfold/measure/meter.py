@@ -66,10 +66,11 @@ class Meter:
         self.steps += 1
         self.units += units
 
-    def note(self, name: str, value: Tensor | float) -> None:
-        """Keeps a number of the running step, on its device, unread: the score of its prediction, say."""
+    def note(self, name: str, value: Tensor | float, at: int | None = None) -> None:
+        """Keeps a number of the running step, on its device, unread: the score of its prediction, say; or of step
+        ``at``, which is over."""
         steps, values = self._notes.setdefault(name, ([], []))
-        steps.append(self.steps)
+        steps.append(self.steps if at is None else at)
         values.append(value)
 
     def phase(self, name: str) -> "Phase":

@@ -18,7 +18,7 @@ from fourfold.metrics.energy import energy_figures
 from fourfold.metrics.generation import generation_figures, serving_figures
 from fourfold.metrics.throughput import Rate, rate, rate_over_repeats, summed
 from fourfold.metrics.utilisation import devices_of, share_figures, utilisation_figures
-from fourfold.record import Record
+from fourfold.record import STEP_FLOPS, Record
 
 Series = Mapping[str, ArrayLike]
 
@@ -106,6 +106,18 @@ def steady_rate(series: Series, prefix: str = "") -> Rate | None:
     )
 
 
+def timed(series: Series) -> Series:
+    """The series of steps that show how fast the cell is: not of those whose FLOP were counted as they were taken,
+    which are slower; all, where half of them were."""
+    counted = np.isfinite(np.asarray(series.get(STEP_FLOPS, ()), dtype=np.float64))
+    if not counted.any() or counted.mean() > 0.5:
+        return series
+    found = {
+        name: np.asarray(series[name]) for name in series if re.fullmatch(r"[a-z]+_seconds|step_(units|ended)", name)
+    }
+    return {**series, **{name: own[~counted] for name, own in found.items() if own.shape == counted.shape}}
+
+
 def copies_of(series: Series, prefix: str = "") -> list[str]:
     """What the series' names begin with, of each copy of the cell: the first has nothing before its names."""
     found = (re.fullmatch(rf"{re.escape(prefix)}(copies\.\d+\.)step_seconds", name) for name in series)
@@ -123,6 +135,7 @@ def throughput_figures(record: Record, series: Series) -> dict[str, float | None
     found: dict[str, float | None] = {
         "overall_units_per_second": learning.overall_units_per_second(record.measurements)
     }
+    series = timed(series)
     steady = steady_rate(series)
     if steady is not None:
         found |= {

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fourfold.metrics import continual
-from fourfold.record import Record
+from fourfold.record import STEP_FLOPS, Record
 
 # Final accuracy, mean accuracy over time, minutes, mean RAM, largest RAM, mean disk, largest disk. The weights are as
 # remembered from the challenge's rules; they add up to 1.
@@ -33,7 +33,9 @@ def efficiencies(record: Record, series: Mapping[str, ArrayLike]) -> dict[str, f
     return {
         "model_size_efficiency": model_size_efficiency([held["parameters"] for held in after]),
         "samples_storage_efficiency": samples_storage_efficiency([h["samples"] for h in after], data.get("bytes")),
-        "compute_efficiency": compute_efficiency(series, data.get("units") or [], flops),
+        "compute_efficiency": compute_efficiency(
+            series, data.get("units") or [], flops, [held.get("end_flops", 0) for held in after]
+        ),
         **_over_looks(series, "memory", "ram"),
         **_over_looks(series, "disk", "disk"),
     }
@@ -54,22 +56,46 @@ def samples_storage_efficiency(kept: Sequence[float], data: float | None) -> flo
 
 
 def compute_efficiency(
-    series: Mapping[str, ArrayLike], units: Sequence[float], flops: Mapping[str, Any]
+    series: Mapping[str, ArrayLike], units: Sequence[float], flops: Mapping[str, Any], ends: Sequence[float] = ()
 ) -> float | None:
     """CE = min(1, (1/T) sum_i ops(one pass over D_i) / ops(learning D_i)), the paper's with epsilon = 1.
 
-    units: of work in a pass over each context; a pass is plain training's FLOP, learning those of the method's steps.
-    None where FLOP were not counted or a context was not learned alone.
+    units: of work in a pass over each context; a pass is plain training's FLOP, learning those of the method's steps
+    and what it does as the context ends (``ends``). None where FLOP were not counted, or contexts not learned apart.
     """
-    model, executed = flops.get("model"), flops.get("executed")
-    if len(units) < 2 or not model or not executed:
+    model, steps = flops.get("model"), flops_of_steps(series, flops)
+    if len(units) < 2 or not model or steps is None or len(ends or units) != len(units):
         return None
-    contexts, work = np.asarray(series.get("context", ())), np.asarray(series.get("step_units", ()), dtype=np.float64)
-    learned = [float(work[contexts == index].sum()) for index in range(len(units))]
-    if not all(learned) or not (np.diff(contexts) >= 0).all():
+    contexts = np.asarray(series.get("context", ()))
+    if not (np.diff(contexts) >= 0).all():
         return None
-    shares = [model * a_pass / (executed * own) for a_pass, own in zip(units, learned, strict=True)]
-    return min(1.0, float(np.mean(shares)))
+    learned = [float(steps[contexts == index].sum()) for index in range(len(units))]
+    learned = [own + end for own, end in zip(learned, ends or [0.0] * len(units), strict=True)]
+    if not all(learned):
+        return None
+    return min(1.0, float(np.mean([model * a_pass / own for a_pass, own in zip(units, learned, strict=True)])))
+
+
+def flops_of_steps(series: Mapping[str, ArrayLike], flops: Mapping[str, Any]) -> np.ndarray | None:
+    """FLOP of each step [steps]: of one that was not counted, a unit took what it took at the last that was.
+
+    None where no step was counted, unless all are known to be alike.
+    """
+    work = np.asarray(series.get("step_units", ()), dtype=np.float64)
+    counted = np.asarray(series.get(STEP_FLOPS, ()), dtype=np.float64)
+    if not counted.size:
+        executed = flops.get("executed")
+        return executed * work if executed and flops.get("alike") else None
+    last = np.maximum.accumulate(np.where(np.isfinite(counted) & (work > 0), np.arange(len(work)), 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a_unit = (counted / work)[last]
+    return np.nan_to_num(a_unit * work)
+
+
+def executed_per_unit(series: Mapping[str, ArrayLike]) -> float | None:
+    """FLOP a unit of work over all steps; None where no step was counted or none did any."""
+    steps, work = flops_of_steps(series, {}), float(np.sum(series.get("step_units", ())))
+    return None if steps is None or not work else float(steps.sum()) / work
 
 
 def _over_looks(series: Mapping[str, ArrayLike], field: str, name: str) -> dict[str, float | None]:

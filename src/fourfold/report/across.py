@@ -8,7 +8,7 @@ from fourfold import errors
 from fourfold.metrics import continual, efficiency
 from fourfold.report.read import Cell
 
-_FLOPS = "it needs measure.flops=on, steps whose FLOP do not depend on values, and several contexts learned one by one"
+_FLOPS = "it needs measure.flops=on, one process, and several contexts learned one by one"
 # What a cell must have been run with, or beside, for figures that not all have.
 NEEDED = {
     "intransigence": "it compares with method=joint in the same sweep",
