@@ -1,7 +1,10 @@
 """The bytes that a trace says are held, against what an allocator really gave out."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from fourfold.projection.autocast import MetaAutocast
 from fourfold.projection.memory import BLOCK, LiveBytes
 from fourfold.projection.trace import Facts, _trace
 from fourfold.recipe import resolve
+from fourfold.record import read
 from fourfold.settings import stream as streams
 
 
@@ -92,3 +96,21 @@ def test_what_is_freed_is_no_longer_held() -> None:
         held.reset()
         torch.empty(1, device="meta").add_(1)
         assert held.peak == BLOCK
+
+
+SEVENTY = ["benchmark=llama", "size=70b", "hardware=h100", "mode=projected", "tracking=off", "progress=off"]
+
+
+@pytest.mark.slow
+def test_70_billion_parameters_are_projected_in_less_than_4_gb(tmp_path: Path) -> None:
+    """In a process of its own, whose largest memory the system knows."""
+    code = (
+        "import resource, sys; from fourfold.launch.main import run_command_line; "
+        "status = run_command_line(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    )
+    words = [*SEVENTY, f"output_dir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    (folder,) = (tmp_path / "cells").iterdir()
+    assert read(folder).measurements["projection"]["memory"]["needed"] > 70e9 * 4
+    assert int(done.stdout.split()[-1]) * 1024 < 4e9
