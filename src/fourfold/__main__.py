@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     comparing.add_argument("--json", dest="form", action="store_const", const="json", help="everything, for programs")
     comparing.add_argument(
-        "--fail-below", type=float, metavar="RATIO", help="exit 1 if a row is slower than that, beyond chance, or gone"
+        "--fail-below",
+        type=float,
+        metavar="RATIO",
+        help="exit 1 if a row is gone or slower than that, beyond chance or with no interval to tell by",
     )
     _output_option(comparing)
     comparing.set_defaults(command=_compare, form="text")

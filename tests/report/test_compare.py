@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fourfold.__main__ import main
-from fourfold.report.compare import compare, failures
+from fourfold.metrics.comparison import Estimate, ratio
+from fourfold.report.compare import Compared, compare, failures
 from fourfold.report.select import select
 from records import make_record, make_series, write_cell, write_sweep
 
@@ -63,6 +64,50 @@ def test_a_gate_closes_on_what_is_gone_and_states_are_shown(tmp_path: Path) -> N
     cell(tmp_path, "bert", 1.0, "h100", **made(state="failed", reason="nan", message="nan"))
     rows = compare(select("hardware=a100", tmp_path), select("hardware=h100", tmp_path))
     assert failures(rows, 0.5) == ["bert finetune: done before, now 1 failed"]
+
+
+def estimated(rate: float, other: float, error: float | None) -> Compared:
+    sides = Estimate(rate, error, 30), Estimate(other, error, 30)
+    found = ratio(*sides)
+    return Compared("bert", "items", *sides, found, found.chance, ("1 done", "1 done"), ())
+
+
+def test_a_gate_asks_whether_the_rate_is_below_it_not_whether_it_differs_from_one() -> None:
+    """0.94 is surely less than 1, and surely below 0.95 only where its interval is narrow enough."""
+    wide, narrow = estimated(100.0, 94.0, 0.01), estimated(100.0, 94.0, 0.001)
+    assert wide.verdict == narrow.verdict == "slower"
+    assert failures([wide], 0.95) == []
+    assert failures([narrow], 0.95) == ["bert: 0.940 of the rate, below 0.95"]
+    assert failures([estimated(100.0, 96.0, 0.001)], 0.95) == []
+    assert failures([estimated(100.0, 50.0, 0.4)], 0.95) == []
+
+
+def test_a_gate_stays_closed_where_no_interval_tells_and_says_so() -> None:
+    (line,) = failures([estimated(100.0, 90.0, None), estimated(100.0, 99.0, None)], 0.95)
+    assert line == "bert: 0.900 of the rate, below 0.95; no interval tells whether by chance"
+
+
+def test_rows_of_a_suite_are_called_by_its_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"llama": ["llama"], "bert": ["bert-fp16", "bert-tf32"]}
+    for hardware in ("a100", "h100"):
+        records = [make_record(benchmark, hardware) for benchmark in asked]
+        sweep = write_sweep(tmp_path, records, name=f"on-{hardware}")
+        for cell, rows in zip(sweep["cells"], asked.values(), strict=True):
+            cell["rows"] = [{"name": "milabench", "row": row, "weight": 1.0} for row in rows]
+        (tmp_path / "sweeps" / f"on-{hardware}" / "sweep.json").write_text(json.dumps(sweep))
+    assert main(["compare", "on-a100", "on-h100", "--json", "--output-dir", str(tmp_path)]) == 0
+    assert [row["row"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["llama", "bert-fp16, bert-tf32"]
+
+
+def test_cells_that_a_row_varies_are_told_apart(tmp_path: Path) -> None:
+    for hardware in ("a100", "h100"):
+        for batch in (32, 64):
+            record = make_record("bert", hardware)
+            record.cell, record.overrides = f"bert-{hardware}-{batch}", [*record.overrides, f"batch={batch}"]
+            record.config["suite"] = {"name": "milabench", "row": "bert-fp16", "weight": 1.0}
+            write_cell(tmp_path, record)
+    rows = compare(select("hardware=a100", tmp_path), select("hardware=h100", tmp_path))
+    assert [row.row for row in rows] == [f"bert-fp16 (bert finetune batch={batch})" for batch in (32, 64)]
 
 
 def test_unlike_work_and_batch_are_said(tmp_path: Path) -> None:
@@ -192,7 +237,7 @@ def test_a_milabench_run_becomes_records(run: Path, tmp_path: Path, capsys: pyte
     assert first.measurements["fingerprint"] == [10.0, 9.0, 8.0]
     assert cells[2].record.reason == "OutOfMemoryError"
     assert cells[0].numbers["units_per_second"] == pytest.approx(160, rel=0.02)
-    assert cells[0].rates[1] == pytest.approx(160.0)
+    assert cells[0].rates[0][1] == pytest.approx(160.0)
     np.testing.assert_allclose(cells[0].numbers["warmup_steps"], 1)
 
 

@@ -47,16 +47,40 @@ def estimate(
 def ratio(one: Estimate, other: Estimate) -> Ratio:
     """Welch's test on logarithms (Welch 1947), with the degrees of freedom of Satterthwaite (1946)."""
     value = other.mean / one.mean
-    if one.error is None or other.error is None:
+    found = _error(one, other)
+    if found is None:
         return Ratio(value)
-    variance = one.error**2 + other.error**2
-    if variance == 0:
+    error, freedom = found
+    if error == 0:
         return Ratio(value, value, value, 1.0 if value == 1 else 0.0)
-    freedom = variance**2 / (one.error**4 / one.freedom + other.error**4 / other.freedom)
-    error, quantile = sqrt(variance), student_quantile(freedom)
+    quantile = student_quantile(freedom)
     return Ratio(
         value, value * exp(-quantile * error), value * exp(quantile * error), _two_sided(log(value) / error, freedom)
     )
+
+
+def chance_below(one: Estimate, other: Estimate, threshold: float) -> float | None:
+    """The chance of a ratio other / one this far below the threshold if it truly is there (the same test, one-sided);
+    None where an error is unknown.
+    """
+    found = _error(one, other)
+    if found is None:
+        return None
+    away, (error, freedom) = log(other.mean / one.mean / threshold), found
+    if error == 0:
+        return 0.0 if away < 0 else 1.0
+    below = _two_sided(away / error, freedom) / 2
+    return below if away < 0 else 1 - below
+
+
+def _error(one: Estimate, other: Estimate) -> tuple[float, float] | None:
+    """Standard error of the logarithm of the ratio, and its degrees of freedom; None where one is unknown."""
+    if one.error is None or other.error is None:
+        return None
+    variance = one.error**2 + other.error**2
+    if variance == 0:
+        return 0.0, 0.0
+    return sqrt(variance), variance**2 / (one.error**4 / one.freedom + other.error**4 / other.freedom)
 
 
 def adjusted(chances: Sequence[float | None]) -> list[float | None]:

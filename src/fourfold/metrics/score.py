@@ -116,19 +116,21 @@ def milabench_trim(rates: ArrayLike) -> np.ndarray:
     return found[1:-1] if len(found) >= 5 else found
 
 
-def milabench_row(processes: Sequence[ArrayLike], failures: int, count: int, summed: bool) -> MilabenchRow | None:
+def milabench_row(
+    processes: Sequence[ArrayLike], failures: int, count: int, summed: bool, runs: int = 1
+) -> MilabenchRow | None:
     """Of the rates that each process observed, warm-up included as Milabench does.
 
-    summed: each process has a device of its own, and the score is their sum; else it is the mean of all rates. It is
-    multiplied by the share of processes that did not fail, though the sum lacks the failed ones already.
-    None without any rate.
+    summed: each process has a device of its own, and the score is their sum, over ``runs`` of the whole its mean; else
+    it is the mean of all rates. It is multiplied by the share of processes that did not fail, though the sum of a
+    single run lacks the failed ones already. None without any rate.
     """
     processes = [rates for rates in processes if len(np.atleast_1d(rates))]
     if not processes:
         return None
     pooled = milabench_trim(np.concatenate([np.asarray(rates, dtype=np.float64) for rates in processes]))
     perf, spread = float(pooled.mean()), float(pooled.std())
-    total = sum(float(milabench_trim(rates).mean()) for rates in processes) if summed else perf
+    total = sum(float(milabench_trim(rates).mean()) for rates in processes) / runs if summed else perf
     sem = spread / np.sqrt(len(pooled))
     return MilabenchRow(perf, 100 * sem / perf, 100 * spread / perf, total * (1 - failures / count))
 

@@ -1,13 +1,14 @@
 """Two selections of cells, row by row: ratio, interval, verdict; and whether a gate lets the second one pass."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fourfold import errors
 from fourfold.errors import Refused
-from fourfold.metrics.comparison import Estimate, Ratio, adjusted, estimate, ratio
+from fourfold.metrics.comparison import Estimate, Ratio, adjusted, chance_below, estimate, ratio
 from fourfold.metrics.utilisation import devices_of
 from fourfold.metrics.verification import fingerprint_of, same_work
 from fourfold.record import Record
@@ -63,22 +64,25 @@ def compare(one: Selection, other: Selection) -> list[Compared]:
     estimates = [(rate_estimate(a), rate_estimate(b)) for _, a, b in pairs]
     ratios = [ratio(a, b) if a and b else None for a, b in estimates]
     chances = adjusted([found.chance if found else None for found in ratios])
+    names = _names({key: (a, b) for key, a, b in pairs})
     return [
-        Compared(_name(key), _unit(a, b), *estimates[i], ratios[i], chances[i], (_states(a), _states(b)), _notes(a, b))
+        Compared(names[key], _unit(a, b), *estimates[i], ratios[i], chances[i], (_states(a), _states(b)), _notes(a, b))
         for i, (key, a, b) in enumerate(pairs)
     ]
 
 
-def failures(rows: Iterable[Compared], threshold: float) -> list[str]:
-    """Why a gate at this ratio stays closed: rows that are slower than it, beyond chance, and rows that the first side
-    did and the second did not. Empty: it opens.
+def failures(rows: Sequence[Compared], threshold: float) -> list[str]:
+    """Why a gate at this ratio stays closed: rows that are slower than it, beyond chance (for all rows together, Holm)
+    or with no interval to tell chance by, and rows that the first side did and the second did not. Empty: it opens.
     """
+    chances = [chance_below(row.one, row.other, threshold) if row.one and row.other else None for row in rows]
     found = []
-    for row in rows:
-        if row.ratio is not None and row.ratio.value < threshold and row.verdict in (SLOWER, UNKNOWN):
-            found.append(f"{row.row}: {row.ratio.value:.3f} of the rate, below {threshold:g}")
-        elif row.one is not None and row.other is None:
+    for row, chance in zip(rows, adjusted(chances), strict=True):
+        if row.one is not None and row.other is None:
             found.append(f"{row.row}: done before, now {row.states[1]}")
+        elif row.ratio is not None and row.ratio.value < threshold and (chance is None or chance < LEVEL):
+            doubt = "; no interval tells whether by chance" if chance is None else ""
+            found.append(f"{row.row}: {row.ratio.value:.3f} of the rate, below {threshold:g}{doubt}")
     return found
 
 
@@ -149,6 +153,27 @@ def _by_key(rows: list[Group], dropped: set[str]) -> dict[Key, Group]:
         axes = [getattr(row, axis) for axis in AXES if axis not in dropped]
         found.setdefault((*axes, *words), row)
     return found
+
+
+def _names(pairs: Mapping[Key, tuple[Group | None, ...]]) -> dict[Key, str]:
+    """A suite's rows by their own names, all that asked for the cell; with what was asked where several are called so.
+    Others by what was asked.
+    """
+    asked = {
+        key: ", ".join(dict.fromkeys(row for one in pair if one for row in _suite_rows(one)))
+        for key, pair in pairs.items()
+    }
+    counts = Counter(asked.values())
+    return {
+        key: name if name and counts[name] == 1 else f"{name} ({_name(key)})" if name else _name(key)
+        for key, name in asked.items()
+    }
+
+
+def _suite_rows(row: Group) -> list[str]:
+    found = [name for cell in row.cells for name, _ in cell.rows]
+    labels = [cell.record.config.get("suite") or {} for cell in row.cells if cell.record and not cell.rows]
+    return [*found, *(str(label["row"]) for label in labels if label.get("row"))]
 
 
 def _name(key: Key) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.errors import NOT_APPLICABLE, FourfoldError, Refused, nearest
-from fourfold.metrics import figures
+from fourfold.metrics import copies_of, figures
 from fourfold.metrics.online import adaptation_curve
 from fourfold.record import Record, read, read_series
 
@@ -24,7 +24,9 @@ class Cell:
     message: str | None = None
     record: Record | None = None
     numbers: dict[str, float] = field(default_factory=dict)
-    rates: tuple[float, ...] = field(default=(), compare=False, repr=False)  # units a second of each step
+    rates: tuple[tuple[float, ...], ...] = field(
+        default=(), compare=False, repr=False
+    )  # of each copy's steps, a second
     adaptation: tuple[float, ...] = field(default=(), compare=False, repr=False)  # score by steps since a switch
     rows: tuple[tuple[str, float], ...] = ()  # of suites that asked for it, with their weights
 
@@ -164,12 +166,15 @@ def _adaptation(series: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in adaptation_curve(series["score"], series["since_switch"]))
 
 
-def _rates(series: Any) -> tuple[float, ...]:
-    """Units a second of each step that did any."""
+def _rates(series: Any) -> tuple[tuple[float, ...], ...]:
+    """Units a second of each step that did any, of each copy of the cell."""
     if "step_seconds" not in series or "step_units" not in series:
         return ()
-    pairs = zip(series["step_units"], series["step_seconds"], strict=True)
-    return tuple(float(units / seconds) for units, seconds in pairs if units > 0 and seconds > 0)
+    found = []
+    for copy in copies_of(series):
+        pairs = zip(series[f"{copy}step_units"], series[f"{copy}step_seconds"], strict=True)
+        found.append(tuple(float(units / seconds) for units, seconds in pairs if units > 0 and seconds > 0))
+    return tuple(found)
 
 
 def _words(value: Any) -> str:

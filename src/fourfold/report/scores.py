@@ -9,6 +9,7 @@ from fourfold import errors
 from fourfold.errors import Refused
 from fourfold.metrics.comparison import Estimate, estimate
 from fourfold.metrics.score import MISSING, MilabenchRow, Row, Score, by_domain, milabench_row, milabench_total, score
+from fourfold.metrics.utilisation import devices_of
 from fourfold.record import Record
 from fourfold.report.compare import rate_estimate
 from fourfold.report.groups import Group, group
@@ -207,9 +208,23 @@ def _summed(cells: list[Cell]) -> bool:
 
 
 def _milabench(cells: list[Cell]) -> MilabenchRow | None:
-    rates = [cell.rates for cell in cells]
-    failed = sum(cell.state != errors.DONE for cell in cells)
-    return milabench_row(rates, failed, len(cells), _summed([cell for cell in cells if cell.record]))
+    """Processes are imported cells that had a device each, or the copies of a cell, which all seeds have anew."""
+    rates = [rates for cell in cells for rates in cell.rates]
+    failed, count = _processes(cells)
+    if any(len(cell.rates) > 1 for cell in cells):
+        return milabench_row(rates, failed, count, summed=True, runs=sum(any(cell.rates) for cell in cells))
+    return milabench_row(rates, failed, count, _summed([cell for cell in cells if cell.record]))
+
+
+def _processes(cells: Iterable[Cell]) -> tuple[int, int]:
+    """(failed, all): a copy on a device of its own is a process; one that fails ends its whole cell."""
+    counts = [(cell.state != errors.DONE, _copies(cell)) for cell in cells]
+    return sum(copies for failed, copies in counts if failed), sum(copies for _, copies in counts)
+
+
+def _copies(cell: Cell) -> int:
+    alone = cell.record is not None and cell.record.config.get("strategy") == "replicas"
+    return devices_of(cell.record) if cell.record and alone else max(len(cell.rates), 1)
 
 
 def _milabench_head() -> list[str]:
@@ -219,7 +234,7 @@ def _milabench_head() -> list[str]:
 def _milabench_line(line: Line) -> list[str]:
     cells = line.group.cells if line.group else []
     record = next((cell.record for cell in cells if cell.record), None)
-    failed = sum(cell.state != errors.DONE for cell in cells)
+    failed, count = _processes(cells)
     memory = line.figures.get("device_peak_bytes") or line.figures.get("allocated_peak_bytes")
     found = line.milabench
     numbers = (
@@ -228,7 +243,7 @@ def _milabench_line(line: Line) -> list[str]:
         else [f"{found.perf:.2f}", f"{found.sem_percent:.1f}%", f"{found.std_percent:.1f}%"]
     )
     return [
-        line.row.name, str(failed), str(len(cells)), _devices(record), *(numbers[:3] if found else ["", "", ""]),
+        line.row.name, str(failed), str(count), _devices(record), *(numbers[:3] if found else ["", "", ""]),
         "" if memory is None else f"{memory.mean / 2**20:.0f}", "" if found is None else f"{found.score:.2f}",
         f"{line.row.weight:g}",
     ]  # fmt: skip
@@ -292,8 +307,7 @@ def _score(one: Score, known: bool) -> str:
 
 def _milabench_totals(found: list[Line], kind: str) -> list[str]:
     total = milabench_of(found, plus_one=kind == "milabench+1")
-    failed = sum(cell.state != errors.DONE for line in found if line.group for cell in line.group.cells)
-    count = sum(len(line.group.cells) for line in found if line.group)
+    failed, count = _processes(cell for line in found if line.group for cell in line.group.cells)
     rate = f"{100 * failed / count:.2f}%" if count else "none"
     return [f"Failure rate: {rate}", f"Score: {'none' if total is None else f'{total:.2f}'}"]
 
@@ -315,5 +329,4 @@ def _mixed(found: list[Line]) -> list[str]:
 
 
 def _devices(record: Record | None) -> str:
-    hardware = (record.config.get("hardware") or {}) if record else {}
-    return str(int(hardware.get("devices") or 1) * int(hardware.get("nodes") or 1))
+    return str(devices_of(record) if record else 1)
