@@ -180,11 +180,11 @@ class Bench:
         """
         cell = {
             "mode": "measured",
-            "method": type(self.method).__name__,
+            "method": {"name": type(self.method).__name__},
             "checkpoint": {"seconds": None, "steps": every},
         }
         found = Record("bench", {}, cell, [])
-        if experiment.keeps(cell, self.run, self.method):
+        if experiment.not_kept(cell, self.run, self.method) is None:
             self.run.keeper = FileKeeper(folder, cell, self.method, self.run, found)
             assert self.run.keeper.resume()
         tick, done = self.run.tick, itertools.count(1)

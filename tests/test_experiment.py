@@ -229,6 +229,26 @@ class NextToken(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
+def test_a_cell_without_checkpoints_says_why_and_that_it_starts_anew(run: Run, monkeypatch: Any) -> None:
+    """As one of Avalanche's: a method that keeps its state to itself."""
+    from fourfold.methods.finetune import Finetune
+
+    monkeypatch.setattr(Finetune, "state_dict", lambda _: {})
+    words = ("benchmark=digits", "until.steps=20", "checkpoint.steps=2")
+    record = run(*words)
+    why = "method finetune has no state that can be written as plain data"
+    assert record.measurements["checkpoints"] == {"count": 0, "bytes": 0, "none": why}
+    assert not list(record.folder.glob("checkpoint*"))
+
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Finetune, "observe", pressed)
+    record = run(*words)
+    assert record.state == errors.INTERRUPTED
+    assert record.message == f"ended by the user; there are no checkpoints ({why}), so that it starts anew"
+
+
 def test_broken_data_is_named(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "mnist"
     folder.mkdir(parents=True)

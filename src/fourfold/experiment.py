@@ -72,6 +72,9 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
             _out_of_memory(record, error, cell)
         else:
             _broke(record, "bug", f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+    unkept = (record.measurements.get("checkpoints") or {}).get("none")
+    if record.state == INTERRUPTED and unkept:
+        record.message = f"{record.message}; there are no checkpoints ({unkept}), so that it starts anew"
     record.ended = time.time()
     record.environment = environment()
     if rank() == 0:
@@ -139,7 +142,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         run.count = StepCount(lambda flops, at: run.meter.note(STEP_FLOPS, flops, at), lambda: run.meter.steps)
     run.watch.add({"setup": time.perf_counter() - begun})
 
-    if keeps(cell, run, method):
+    unkept = not_kept(cell, run, method)
+    if unkept is None:
         keeper = FileKeeper if engine.world == 1 else RankKeeper
         run.keeper = keeper(folder, cell, method, run, record)
         if not run.keeper.resume():
@@ -174,7 +178,7 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
             "stopped_by": until.reason,
             "seconds": {**run.watch.read(), **run.meter.phase_seconds(), **around},
             "cpu_seconds": run.keeper.cpu_seconds(),
-            "checkpoints": run.keeper.written,
+            "checkpoints": run.keeper.written | ({} if unkept is None else {"none": unkept}),
             "memory": memory.peaks(engine.device, monitor.most_memory()),
             "monitor": monitor.as_dict(),
             "gradients_zeroed": watched.zeroed(),
@@ -248,14 +252,17 @@ def shortened(until: Mapping[str, Any], share: float) -> dict[str, Any]:
     return {**until, **scaled}
 
 
-def keeps(cell: Mapping[str, Any], run: Run, method: Any) -> bool:
-    """Whether the cell writes checkpoints: not where nothing is learned, nor while a rate is measured.
-
-    Nor where several ranks do not all hold the whole network, or do not take the same steps.
-    """
-    asked = cell["checkpoint"]["seconds"] or cell["checkpoint"]["steps"]
-    whole = run.engine.world == 1 or cell["strategy"] in ("auto", "ddp")
-    return bool(asked) and run.until.rule["rule"] != "steady" and whole and bool(method.state_dict())
+def not_kept(cell: Mapping[str, Any], run: Run, method: Any) -> str | None:
+    """Why the cell writes no checkpoints; None where it does."""
+    if not (cell["checkpoint"]["seconds"] or cell["checkpoint"]["steps"]):
+        return "checkpoint.seconds and checkpoint.steps are null"
+    if run.until.rule["rule"] == "steady":
+        return "a rate is measured"
+    if run.engine.world > 1 and cell["strategy"] not in ("auto", "ddp"):
+        return f"strategy={cell['strategy']}: no rank holds the whole network, or each takes steps of its own"
+    if not method.state_dict():
+        return f"method {cell['method']['name']} has no state that can be written as plain data"
+    return None
 
 
 def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> None:

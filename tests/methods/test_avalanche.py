@@ -1,13 +1,14 @@
 """Avalanche's strategies as methods. Most of it needs avalanche-lib, with a torchvision that fits torch."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from fourfold import errors
-from learning import Bench, digits, member, same
+from learning import Bench, digits, killed_and_resumed, member, same
 
 STRATEGIES = list(member("method/avalanche")["strategies"])
 WORDS = ("benchmark=digits", "setting=class_incremental", "method=avalanche", "until.steps=10")
@@ -84,6 +85,17 @@ def test_the_seed_decides(library: Any) -> None:
     assert not same(one.parameters(), other.parameters())
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_interrupted_cell_starts_anew_and_ends_alike(strategy: str, library: Any, tmp_path: Path) -> None:
+    def made() -> Bench:
+        return Bench("avalanche", "class_incremental", strategy=strategy, steps=10)
+
+    whole, resumed = killed_and_resumed(made, tmp_path, every=2, killed_at=7)
+    assert same(whole.parameters(), resumed.parameters())
+    assert same(whole.scores(0), resumed.scores(0))
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
 def test_replay_remembers_where_naive_does_not(library: Any) -> None:
     found = {}
     for strategy in ("Naive", "Replay"):
@@ -99,3 +111,5 @@ def test_replay_remembers_where_naive_does_not(library: Any) -> None:
 def test_a_whole_cell(run: Any, library: Any) -> None:
     record = run(*WORDS, "method.strategy=LwF")
     assert (record.state, record.measurements["steps"], len(record.evaluations)) == (errors.DONE, 10, 30)
+    why = "method avalanche has no state that can be written as plain data"
+    assert record.measurements["checkpoints"] == {"count": 0, "bytes": 0, "none": why}

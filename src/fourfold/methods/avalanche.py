@@ -29,7 +29,8 @@ class AvalancheStrategy(Method):
     grants them in training and at test; then the scores of other tasks are taken out. How long it learns, on which
     network and with which optimizer, is the cell's. ``strategies`` gives each strategy its arguments beside these.
 
-    Its state is not plain data, so that there are no checkpoints: a cell that is interrupted starts anew.
+    Its state is not plain data (data sets, running iterators, copies of networks, in fields of each plugin's own), so
+    that there are no checkpoints: a cell that is interrupted starts anew, which its record says (``checkpoints``).
     """
 
     def __init__(self, strategy: str, strategies: Mapping[str, Mapping[str, Any]]) -> None:
