@@ -85,3 +85,23 @@ def test_published_weights_are_those_of_the_size() -> None:
         recipe(*words)
     with pytest.raises(Refused, match=r"benchmark fno knows of no published weights"):
         recipe("benchmark=fno", "weights=pretrained")
+
+
+def test_fp8_is_for_work_that_makes_such_products_itself() -> None:
+    """Autocast makes none: the products of a network would be bf16 under the name of fp8."""
+    on_h100 = ("hardware=h100", "precision=fp8")
+    assert recipe("benchmark=matmul", *on_h100, accelerator=True).precision == "fp8"
+    assert (
+        recipe("benchmark=llama", "benchmark.offers=[supervised,differentiable,fp8_products]", *on_h100).precision
+        == "fp8"
+    )
+    wanted = (
+        "precision=fp8: neither benchmark resnet nor method finetune makes 8-bit products .* this can be bf16, fp16"
+    )
+    with pytest.raises(Refused, match=wanted):
+        recipe("benchmark=resnet", *on_h100, accelerator=True)
+    for words in (["benchmark=llama", "method=serving"], ["benchmark=all_reduce"]):
+        with pytest.raises(Refused, match="makes 8-bit products"):
+            recipe(*words, *on_h100, accelerator=True)
+    marked = recipe("benchmark=resnet", *on_h100, "precision_policy=nearest", accelerator=True)
+    assert (marked.precision, marked.precision_asked) == ("bf16", "fp8")

@@ -34,6 +34,7 @@ FACTS: dict[str, str] = {
     "layered": "the model is a plain sequence of layers",
     "generates": "the model writes its output token by token",
     "splits": "the model says how its layers are split over devices",
+    "fp8_products": "8-bit products are made by the work itself, as no autocast makes them",
     "kernel": "one operation to run, without model or data",
     "evaluation": "there is held-out data to judge by",
     "gradients": "a rule that fills the gradients",

@@ -17,6 +17,7 @@ SUBSTITUTES = {
     "fp8": ("bf16", "fp16", "fp32"),
     "fp32": ("tf32", "bf16"),
 }
+OWN_FP8 = "fp8_products"
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,25 @@ def _weights(cell: Mapping[str, Any], size: str | None) -> str:
 
 
 def _precision(asked: str, cell: Mapping[str, Any], offers: Any) -> str:
-    if asked in offers:
-        return asked
+    """What is asked, where the hardware has it and the work takes it; autocast makes no 8-bit products, so these are
+    for benchmarks and methods that do so themselves (fact ``fp8_products``)."""
+    benchmark, method = cell["benchmark"], cell["method"]
+    eight = OWN_FP8 in benchmark["offers"] or OWN_FP8 in method["offers"]
     have = [precision for precision in SUBSTITUTES if precision in offers]
+    usable = [precision for precision in have if precision != "fp8" or eight]
+    if asked in usable:
+        return asked
     if cell["precision_policy"] == "nearest":
         for substitute in SUBSTITUTES[asked]:
-            if substitute in offers:
+            if substitute in usable:
                 return substitute
-    raise Refused(
-        f"precision={asked}: hardware {cell['hardware']['name']} has {', '.join(sorted(have))}; "
-        "precision_policy=nearest takes the nearest of them and says so"
-    )
+    lacking = f"hardware {cell['hardware']['name']} has {', '.join(sorted(have))}"
+    if asked in have:
+        lacking = (
+            f"neither benchmark {benchmark['name']} nor method {method['name']} makes 8-bit products (benchmark=matmul "
+            f"does); this can be {', '.join(sorted(usable))}"
+        )
+    raise Refused(f"precision={asked}: {lacking}; precision_policy=nearest takes the nearest of them and says so")
 
 
 def _until(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

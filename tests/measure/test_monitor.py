@@ -129,6 +129,56 @@ def test_a_device_lost_in_the_middle_leaves_energy_absent_and_says_so(monkeypatc
     assert "co2_grams_per_unit" not in found
 
 
+@pytest.mark.parametrize("counter", [True, False], ids=["counter too", "power alone"])
+def test_a_power_lost_in_the_middle_is_no_energy_and_says_so(counter: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device still answers for its memory; the last power that was read is not that of the rest."""
+    library, looks = nvml(supports_energy=counter), iter(range(10**9))
+
+    def power(handle: str) -> int:
+        if next(looks) >= 3:
+            raise NvmlError("Unknown Error")
+        return 400_000
+
+    library.nvmlDeviceGetPowerUsage = power
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monitor = open_monitor("cuda", [UUID], period=0.005)
+    series = watched(monitor)
+    told = {"monitor": monitor.as_dict()}
+    assert told["monitor"]["failed"] == {"gpu_0.power": "Unknown Error"}
+    assert np.isfinite(series["monitor.gpu_0.memory"]).all()
+    found = energy_figures(told, {"carbon": 30.0}, {**series, **steps()}, devices=1)
+    assert ("joules_per_unit" in found) == counter == ("co2_grams_per_unit" in found)
+
+
+def test_a_field_that_is_missing_at_the_last_look_is_said_after_one_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, looks = nvml(), iter([400_000])
+    library.nvmlDeviceGetPowerUsage = lambda handle: next(looks)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monitor = open_monitor("cuda", [UUID], period=60.0)
+    watched(monitor, 0.0)
+    assert monitor.as_dict()["failed"] == {"gpu_0.power": "StopIteration"}
+
+
+def lost(readings: list[float], field: str = "power") -> dict[str, float | None]:
+    """The figures of ten steps of a second and 10 units each, looked at once a second."""
+    series = {
+        "step_seconds": np.ones(10), "step_units": np.full(10, 10.0), "step_ended": np.arange(1.0, 11.0),
+        "monitor.seconds": np.arange(len(readings), dtype=float), f"monitor.gpu_0.{field}": np.array(readings),
+    }  # fmt: skip
+    return energy_figures({"monitor": {"sources": {"gpu_0": "device"}, "failed": {}}}, {}, series, devices=1)
+
+
+def test_energy_needs_readings_from_the_first_step_to_the_last() -> None:
+    nan, watts = float("nan"), [400.0] * 11
+    assert lost(watts)["joules_per_unit"] == 40.0
+    assert lost([*watts[:5], nan, nan, *watts[7:]])["joules_per_unit"] == 40.0  # two looks in a row
+    for readings in ([*watts[:3], *[nan] * 8], [*[nan] * 3, *watts[3:]], [*watts[:4], nan, nan, nan, *watts[7:]]):
+        assert "joules_per_unit" not in lost(readings)
+    counter = [400.0 * second for second in range(11)]
+    assert lost([0.0, *[nan] * 8, *counter[9:]], "energy")["joules_per_unit"] == 40.0  # a counter counts unseen, too
+    assert "joules_per_unit" not in lost([*counter[:3], *[nan] * 8], "energy")
+
+
 def test_one_of_two_devices_is_not_both() -> None:
     """A sum of some devices would pass for that of all."""
     series = {"monitor.seconds": np.array([0.0, 1.0]), "monitor.gpu_0.power": np.array([100.0, 100.0]), **steps()}
@@ -317,7 +367,9 @@ def test_rapl_that_may_not_be_read_is_absent(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(processor, "sources", forbidden)
     monitor = open_monitor("cpu", [], 1.0)
     assert "Permission denied" in monitor.absent["rapl"]
-    assert processor.sources.__name__ == "forbidden"
+    assert [source.kind for source in monitor.sources] == ["host"]
+    found = energy_figures({"monitor": monitor.as_dict()}, {}, {**watched(monitor, 0.02), **steps()}, devices=1)
+    assert not any("joules" in name for name in found)
 
 
 def test_no_powercap_is_no_source(tmp_path: Path) -> None:

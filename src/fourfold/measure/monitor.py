@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from fourfold.measure.monitors import amd, intel, nvidia, processor
-from fourfold.measure.monitors.interface import FIELDS, Source
+from fourfold.measure.monitors.interface import FIELDS, Look, Source, first_line
 
 VENDORS: dict[str, Callable[[Sequence[str]], Sequence[Source]]] = {
     "cuda": nvidia.sources,
     "hip": amd.sources,
     "xpu": intel.sources,
 }
-# A source that fails this often in a row is given up.
+# A source that fails this often in a row is given up; a field of it that does is noted.
 FAILURES = 3
 # Seconds between two looks while idle: the baseline is short.
 IDLE_PERIOD = 0.1
@@ -35,7 +35,8 @@ class Monitor:
         self.started = 0.0
         self._times: list[float] = []
         self._readings: list[dict[str, Mapping[str, float]]] = []
-        self._misses: dict[str, int] = {}
+        self._told: dict[str, set[str]] = {}  # by source: the fields that it has ever told
+        self._misses: dict[str, tuple[int, str]] = {}  # by source or source.field: how often in a row, and why
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -70,11 +71,13 @@ class Monitor:
             self._thread.join()
             self._thread = None
             self._note()
+            for name, (_, why) in self._misses.items():  # what did not answer at the end
+                self.failed.setdefault(name, why)
         for source in self.sources:
             try:
                 source.close()
             except Exception as error:
-                self.failed.setdefault(source.name, _first_line(error))
+                self.failed.setdefault(source.name, first_line(error))
 
     def _run(self) -> None:
         while not self._ending.wait(self.period):
@@ -91,12 +94,29 @@ class Monitor:
                 continue
             try:
                 found[source.name] = source.read()
-                self._misses[source.name] = 0
             except Exception as error:
-                self._misses[source.name] = self._misses.get(source.name, 0) + 1
-                if self._misses[source.name] == FAILURES:
-                    self.failed[source.name] = _first_line(error)
+                self._missed(source.name, first_line(error))
+                continue
+            self._misses.pop(source.name, None)
+            self._compare(source.name, found[source.name])
         return found
+
+    def _compare(self, name: str, look: Mapping[str, float]) -> None:
+        """With the looks before: a field that was told and is not any more is a miss, one that never was is none."""
+        told = self._told.setdefault(name, set())
+        told.update(look)
+        why = look.missed if isinstance(look, Look) else {}
+        for field in told:
+            if field in look:
+                self._misses.pop(f"{name}.{field}", None)
+            else:
+                self._missed(f"{name}.{field}", why.get(field, "no longer told"))
+
+    def _missed(self, name: str, why: str) -> None:
+        count = self._misses.get(name, (0, ""))[0] + 1
+        self._misses[name] = (count, why)
+        if count == FAILURES:
+            self.failed.setdefault(name, why)
 
     def series(self) -> dict[str, np.ndarray]:
         """``monitor.seconds`` and ``monitor.SOURCE.FIELD`` of what was read, an entry a look; nan where it was not."""
@@ -120,7 +140,7 @@ class Monitor:
 
     def as_dict(self) -> dict[str, Any]:
         """For the record: since when (seconds since the epoch), the sources by kind, idle watts, and why what is absent
-        or gave up did.
+        is, or what gave up did: a source, or a source.field.
         """
         return {
             "started": self.started,
@@ -144,7 +164,7 @@ def open_monitor(backend: str, identities: Sequence[str], period: float, folder:
         try:
             sources.extend(open_them())
         except Exception as error:
-            absent[name] = f"{type(error).__name__}: {_first_line(error)}"
+            absent[name] = f"{type(error).__name__}: {first_line(error)}"
 
     if backend in VENDORS:
         add(backend, lambda: VENDORS[backend](identities))
@@ -164,7 +184,3 @@ def mean_power(times: Sequence[float], readings: Sequence[Mapping[str, float]]) 
         return (energies[-1][1] - energies[0][1]) / (energies[-1][0] - energies[0][0])
     powers = [reading["power"] for reading in readings if "power" in reading]
     return sum(powers) / len(powers) if powers else None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

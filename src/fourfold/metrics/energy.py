@@ -2,7 +2,8 @@
 
 Energy is that of the cell's devices (the accelerators; on a CPU the processor's packages) over the steps alone: what
 was drawn between them, in evaluation or before the start, is not counted. A device that tells no energy, or stopped
-telling, leaves all of it unknown: a sum of some devices would be shown as that of all.
+telling before the last step, leaves all of it unknown: a sum of some devices would be shown as that of all, and the
+last value that was read as one that went on.
 """
 
 import re
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 JOULES_A_KILOWATT_HOUR = 3.6e6
+GAP = 3  # looks in a row without a power: as many as the monitor notes as a failure
 
 
 def energy_figures(
@@ -38,7 +40,7 @@ def energy_figures(
         return found
     found |= _state_of_devices(names, series)
     joules = [_over_steps(name, series) for name in names]
-    if any(name in (monitor.get("failed") or {}) for name in names) or len(names) < devices:
+    if len(names) < devices:
         return found
     known = [value for value in joules if value is not None]
     if len(known) < len(names):
@@ -56,32 +58,40 @@ def energy_figures(
 
 def _over_steps(name: str, series: Mapping[str, ArrayLike]) -> float | None:
     """Joules of one device during the steps: the difference of its counter between the ends of each step, else power
-    times time; None if it tells neither.
+    times time; None if neither was told from the first step to the last.
     """
-    times, joules = _cumulative(name, series)
-    if len(times) < 2:
-        return None
     ended = np.asarray(series["step_ended"], dtype=np.float64)
     begun = ended - np.asarray(series["step_seconds"], dtype=np.float64)
     ended, begun = ended[np.isfinite(ended)], begun[np.isfinite(ended)]
-    return float((np.interp(ended, times, joules) - np.interp(begun, times, joules)).sum())
+    looks = np.asarray(series["monitor.seconds"], dtype=np.float64)
+    for cumulative in (_counted, _summed):
+        times, joules = cumulative(name, looks, series)
+        if len(times) > 1 and times[0] <= max(begun.min(), looks[0]) and times[-1] >= min(ended.max(), looks[-1]):
+            return float((np.interp(ended, times, joules) - np.interp(begun, times, joules)).sum())
+    return None
 
 
-def _cumulative(name: str, series: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
-    """(times, joules since the first): by the device's counter if it has one that moves, else by the trapezoids of
-    its power.
-    """
-    times = np.asarray(series["monitor.seconds"], dtype=np.float64)
-    counter = np.asarray(series.get(f"monitor.{name}.energy", np.full_like(times, np.nan)), dtype=np.float64)
+def _counted(name: str, looks: Array, series: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+    """(times, joules since the first) by the device's counter; nothing if it has none that moves."""
+    counter = _read(name, "energy", looks, series)
     told = np.isfinite(counter)
-    if told.sum() > 1 and counter[told][-1] > counter[told][0]:
-        return times[told], counter[told] - counter[told][0]
-    power = np.asarray(series.get(f"monitor.{name}.power", np.full_like(times, np.nan)), dtype=np.float64)
-    told = np.isfinite(power)
-    times, power = times[told], power[told]
-    if len(times) < 2:
+    if told.sum() < 2 or counter[told][-1] <= counter[told][0]:
         return np.zeros(0), np.zeros(0)
+    return looks[told], counter[told] - counter[told][0]
+
+
+def _summed(name: str, looks: Array, series: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+    """(times, joules since the first) by the trapezoids of the device's power; nothing if that has a gap."""
+    power = _read(name, "power", looks, series)
+    told = np.flatnonzero(np.isfinite(power))
+    if len(told) < 2 or np.diff(told).max() > GAP:
+        return np.zeros(0), np.zeros(0)
+    times, power = looks[told], power[told]
     return times, np.concatenate([[0.0], np.cumsum(np.diff(times) * (power[1:] + power[:-1]) / 2)])
+
+
+def _read(name: str, field: str, looks: Array, series: Mapping[str, ArrayLike]) -> Array:
+    return np.asarray(series.get(f"monitor.{name}.{field}", np.full_like(looks, np.nan)), dtype=np.float64)
 
 
 def _state_of_devices(names: list[str], series: Mapping[str, ArrayLike]) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.measure.monitors.interface import THROTTLED, guarded
+from fourfold.measure.monitors.interface import THROTTLED, Look, guarded
 
 MEBIBYTE = 2**20
 # Of amdsmi_get_violation_status: what is active now (MI300 and later).
@@ -43,14 +43,14 @@ class AmdSmi:
 
     def read(self) -> Mapping[str, float]:
         smi, handle = self.library, self.handle
-        values = {"memory": float(smi.amdsmi_get_gpu_vram_usage(handle)["vram_used"]) * MEBIBYTE}
-        guarded(values, "power", lambda: power_of(smi.amdsmi_get_power_info(handle)))
-        guarded(values, "energy", self._energy)
-        guarded(values, "utilisation", lambda: smi.amdsmi_get_gpu_activity(handle)["gfx_activity"], 1e-2)
-        guarded(values, "clock", lambda: smi.amdsmi_get_clock_info(handle, smi.AmdSmiClkType.GFX)["clk"], 1e6)
-        guarded(values, "temperature", self._temperature)
-        guarded(values, "throttled", lambda: throttled(smi.amdsmi_get_violation_status(handle)))
-        return values
+        look = Look(memory=float(smi.amdsmi_get_gpu_vram_usage(handle)["vram_used"]) * MEBIBYTE)
+        guarded(look, "power", lambda: power_of(smi.amdsmi_get_power_info(handle)))
+        guarded(look, "energy", self._energy)
+        guarded(look, "utilisation", lambda: smi.amdsmi_get_gpu_activity(handle)["gfx_activity"], 1e-2)
+        guarded(look, "clock", lambda: smi.amdsmi_get_clock_info(handle, smi.AmdSmiClkType.GFX)["clk"], 1e6)
+        guarded(look, "temperature", self._temperature)
+        guarded(look, "throttled", lambda: throttled(smi.amdsmi_get_violation_status(handle)))
+        return look
 
     def _energy(self) -> float:
         """Joules: the counter's ticks times its resolution, which is in microjoules."""

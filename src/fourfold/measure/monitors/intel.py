@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fourfold.measure.monitors.interface import THROTTLED, guarded
+from fourfold.measure.monitors.interface import THROTTLED, Look, guarded
 
 # zes_freq_throttle_reason_flags_t (Level Zero specification, sysman): average and burst power cap, current limit,
 # thermal limit, power supply alert, hardware range, thermal.
@@ -53,13 +53,13 @@ class LevelZero:
         self.engines = parts("zesDeviceEnumEngineGroups", "zes_engine_handle_t")
 
     def read(self) -> Mapping[str, float]:
-        values = {"memory": float(sum(self._used(module) for module in self.memory))}
-        guarded(values, "energy", self._energy, 1e-6)
-        guarded(values, "utilisation", self._utilisation)
-        guarded(values, "clock", lambda: self._clock().actual, 1e6)
-        guarded(values, "temperature", self._temperature)
-        guarded(values, "throttled", lambda: throttled(self._clock().throttleReasons))
-        return values
+        look = Look(memory=float(sum(self._used(module) for module in self.memory)))
+        guarded(look, "energy", self._energy, 1e-6)
+        guarded(look, "utilisation", self._utilisation)
+        guarded(look, "clock", lambda: self._clock().actual, 1e6)
+        guarded(look, "temperature", self._temperature)
+        guarded(look, "throttled", lambda: throttled(self._clock().throttleReasons))
+        return look
 
     def _energy(self) -> int:
         return self._state("zesPowerGetEnergyCounter", self.power[0], "power_energy_counter").energy

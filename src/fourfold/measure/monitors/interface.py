@@ -11,6 +11,14 @@ FIELDS = ("power", "energy", "utilisation", "memory", "clock", "temperature", "t
 THROTTLED = {"power": 1, "heat": 2, "hardware": 4}
 
 
+class Look(dict[str, float]):
+    """What was read of FIELDS; ``missed`` says why, of those that were not."""
+
+    def __init__(self, **values: float) -> None:
+        super().__init__(values)
+        self.missed: dict[str, str] = {}
+
+
 class Source(Protocol):
     """One device that can be looked at. ``kind`` is device or host: only a device's energy is the cell's."""
 
@@ -26,9 +34,14 @@ class Source(Protocol):
         ...
 
 
-def guarded(values: dict[str, float], field: str, read: object, scale: float = 1.0) -> None:
+def guarded(look: Look, field: str, read: object, scale: float = 1.0) -> None:
     """Adds ``field`` if this device tells it: what is not supported is absent, and no reason to fail."""
     try:
-        values[field] = float(read()) * scale  # type: ignore[operator]
-    except Exception:
-        return
+        look[field] = float(read()) * scale  # type: ignore[operator]
+    except Exception as error:
+        look.missed[field] = first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """Of its message; of one without a message, its kind."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.measure.monitors.interface import THROTTLED, guarded
+from fourfold.measure.monitors.interface import THROTTLED, Look, guarded
 
 # NVML's clock event reasons that are no choice of the user's, by their bit (nvml.h, nvmlClocksEventReasons).
 REASONS = {
@@ -39,14 +39,14 @@ class Nvml:
 
     def read(self) -> Mapping[str, float]:
         nvml, handle = self.library, self.handle
-        values = {"memory": float(nvml.nvmlDeviceGetMemoryInfo(handle).used)}  # fails when the device is lost
-        guarded(values, "power", lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3)
-        guarded(values, "energy", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3)
-        guarded(values, "utilisation", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 1e-2)
-        guarded(values, "clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 1e6)
-        guarded(values, "temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        guarded(values, "throttled", lambda: throttled(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
-        return values
+        look = Look(memory=float(nvml.nvmlDeviceGetMemoryInfo(handle).used))  # fails when the device is lost
+        guarded(look, "power", lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1e-3)
+        guarded(look, "energy", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3)
+        guarded(look, "utilisation", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 1e-2)
+        guarded(look, "clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 1e6)
+        guarded(look, "temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        guarded(look, "throttled", lambda: throttled(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+        return look
 
     def close(self) -> None:
         self.library.nvmlShutdown()  # counted by the library: one for each init would do as well
