@@ -231,7 +231,7 @@ class TestProlonged:
 
     @pytest.mark.parametrize("restart", ["next", "now"])
     def test_a_change_makes_one_meta_update_and_a_new_start(self, restart: str) -> None:
-        made = self.made(restart=restart)
+        made = self.made(restart=restart, lost="keep")
         batches = observed(made, 6)
         for observation in batches[:4]:
             made.method.observe(observation)
@@ -269,6 +269,24 @@ class TestProlonged:
         gradients = torch.autograd.grad(torch.stack(losses).mean(), list(start.values()))
         for (name, value), gradient in zip(made.parameters().items(), gradients, strict=True):
             assert torch.allclose(value, begun[name] - 0.1 * gradient, atol=1e-6)
+
+    @pytest.mark.parametrize("lost", ["restart", "keep"])
+    @pytest.mark.parametrize("away", [1.0, float("inf")])
+    def test_fast_weights_that_ran_away_start_anew(self, lost: str, away: float) -> None:
+        """Their last layer is so large that a step of adaptation makes the loss far worse, or no number at all."""
+        made = self.made(lost=lost, inner_rate=0.5)
+        batches = observed(made, 4)
+        for observation in batches[:2]:
+            made.method.observe(observation)
+        fast = dict(made.method.fast)  # type: ignore[attr-defined]
+        made.method.fast = {name: value * 1e4 * away for name, value in fast.items()}  # type: ignore[attr-defined]
+        made.method.observe(batches[2])
+        again = self.step(made, made.parameters(), batches[2])
+        assert self.close(made, again) == (lost == "restart")
+        assert bool(made.method.buffer) == (lost == "keep")  # type: ignore[attr-defined]
+        made.method.observe(batches[3])
+        assert self.close(made, self.step(made, again, batches[3])) == (lost == "restart")
+        assert sum(made.run.meter._notes["detected"][1]) == 0, "no change of context was found"
 
     def test_a_full_buffer_is_more_than_two_batches_a_sample(self) -> None:
         made = self.made()

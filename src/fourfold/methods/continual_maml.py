@@ -32,15 +32,18 @@ class ContinualMAML(FastWeights):
     ``prolonged`` (PAP): fast weights go on from batch to batch until a change is found, by first-order steps; the
     batches wait in a buffer, which makes one meta-update at the change, or when it is full: its first half is adapted
     to, its second half judges, batch by batch. ``restart`` next: the batch after the change is the first to start from
-    the slow weights again, as in the published code; now: the one that showed it.
+    the slow weights again, as in the published code; now: the one that showed it. ``lost`` restart: so do fast weights
+    that an adaptation made worse by gamma, or turned into no numbers: many steps of sizes that were learned for few
+    can run away, and then nothing lowers the loss any more and no change is found; keep: as published.
     """
 
     def __init__(
-        self, modulation: float, threshold: float, prolonged: bool, buffer: int, restart: str, **shared: Any
+        self, modulation: float, threshold: float, prolonged: bool, buffer: int, restart: str, lost: str, **shared: Any
     ) -> None:
         super().__init__(**shared)
         self.modulation, self.threshold = modulation, threshold
         self.prolonged, self.full, self.at_once = prolonged, buffer, restart == "now"
+        self.gives_up = lost == "restart"
         self.detects = threshold < OFF
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
@@ -65,7 +68,7 @@ class ContinualMAML(FastWeights):
     def _step(self, observation: Observation, batch: Batch, before: Tensor) -> None:
         start, rates = self.leaves()
         candidate = self.adapt(batch, start, rates, self.first_order or not self.modulation)
-        changed = self.changed(batch, before, candidate)
+        changed = self.changed(self.fall(batch, before, candidate))
         if self.modulation and self.start is not None and not changed:
             self.step_outer(update_weight(before, self.modulation) * before, self.start, self.start_rates)
         if self.modulation:
@@ -73,15 +76,25 @@ class ContinualMAML(FastWeights):
         else:
             self.fast = detached(candidate)
 
-    def changed(self, batch: Batch, before: Tensor, candidate: Values) -> bool:
-        """The boundary test: whether the loss falls by the threshold or more when the weights adapt to the batch."""
-        if not self.detects:
-            return False
+    def fall(self, batch: Batch, before: Tensor, candidate: Values) -> float:
+        """By how much the loss falls when the weights adapt to the batch; 0 where nobody asks."""
+        if not self.detects and not (self.prolonged and self.gives_up):
+            return 0.0
         inputs, targets, loss_of = batch
         with torch.no_grad():
-            found = bool(before - loss_of(self.forward(candidate, inputs), targets) >= self.threshold)
+            return float(before - loss_of(self.forward(candidate, inputs), targets))
+
+    def changed(self, fall: float) -> bool:
+        """The boundary test: whether the loss falls by the threshold or more."""
+        if not self.detects:
+            return False
+        found = fall >= self.threshold
         self.run.note("detected", float(found))
         return found
+
+    def is_lost(self, fall: float) -> bool:
+        """Whether adapting made the fast weights worse by the threshold, or left no number."""
+        return self.gives_up and not fall > -min(self.threshold, OFF)
 
     # ------------------------------------------------------------------------------------ prolonged adaptation
 
@@ -89,13 +102,14 @@ class ContinualMAML(FastWeights):
         begun = self.slow if self.starts_anew else self.fast
         self.starts_anew = False
         candidate = detached(self.adapt(batch, detached(begun), detached(self.rates), first_order=True))
-        changed = self.changed(batch, before, candidate)
+        fall = self.fall(batch, before, candidate)
+        changed, lost = self.changed(fall), self.is_lost(fall)
         if not changed:
             self.buffer.append(observation)
-        if changed or len(self.buffer) >= self.buffer_size(batch):
+        if changed or lost or len(self.buffer) >= self.buffer_size(batch):
             self.learn_from_buffer()
             self.starts_anew = True
-            if changed and self.at_once:
+            if lost or (changed and self.at_once):
                 candidate = detached(self.adapt(batch, detached(self.slow), detached(self.rates), first_order=True))
                 self.starts_anew = False
         self.fast = candidate
