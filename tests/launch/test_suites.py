@@ -142,6 +142,7 @@ def test_selected_by_glob(shell: Shell, outside: str, capsys: Any) -> None:
         ("suite=flat", "row a: overrides: must be a list of KEY=VALUE"),
         ("suite=heavy", "row a: weight=-1.0: must be a number, 0 or more"),
         ("suite=whole", "row a: slots=4: holds for the whole sweep"),
+        ("suite=scored", "suite scored: score=ratio: choose one of milabench, milabench+1"),
         ("suite=wrong", "no such benchmark"),
         ("suite=wrong", "[in row a of suite wrong]"),
     ],
@@ -155,6 +156,7 @@ def test_what_is_refused(
     (folder / "flat.yaml").write_text("rows: {a: {overrides: benchmark=digits}}")
     (folder / "heavy.yaml").write_text("rows: {a: {weight: -1.0}}")
     (folder / "whole.yaml").write_text("rows: {a: {overrides: [slots=4]}}")
+    (folder / "scored.yaml").write_text("score: ratio\nrows: {a: {overrides: [benchmark=digits]}}")
     (folder / "wrong.yaml").write_text("rows: {a: {overrides: [benchmark=digitz]}}")
     assert main.run_command_line([*words.split(), outside, "tracking=off"]) == 2
     said = capsys.readouterr().err
@@ -238,6 +240,12 @@ BESIDE = [
 def milabench(name: str) -> dict[str, Row]:
     with hydra():
         return {row.name: row for row in suites.read(name)}
+
+
+def test_milabenchs_suites_are_scored_by_its_formula() -> None:
+    for suite in ("milabench", "milabench_optional", "milabench_all", "smoke"):
+        assert {row.label()["score"] for row in suites.read(suite)} == {"milabench"}
+    assert all("score" not in row.label() for row in suites.read("quickstart"))
 
 
 def test_milabenchs_rows_are_all_there_with_its_weights() -> None:

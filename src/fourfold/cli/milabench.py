@@ -110,7 +110,7 @@ def _configuration(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {
         "benchmark": {"name": name, "domain": config.get("group")},
         "hardware": {"devices": len(devices), "nodes": int(config.get("num_machines") or 1)},
-        "suite": {"name": "milabench", "row": name, "weight": weight},
+        "suite": {"name": "milabench", "row": name, "weight": weight, "score": "milabench"},
         "milabench": {"plan": plan, "weight": weight, "tags": config.get("tags")},
     }
 
@@ -191,7 +191,15 @@ def _write_sweep(output_dir: Path, identity: str, folder: Path, records: list[Re
         "started": min(record.started for record in records),
         "ended": max(record.ended or record.started for record in records),
         "cells": [
-            {"index": i, "cell": r.cell, "folder": f"cells/{r.cell}", "overrides": [], "state": r.state, "job": None}
+            {
+                "index": i,
+                "cell": r.cell,
+                "folder": f"cells/{r.cell}",
+                "overrides": [],
+                "state": r.state,
+                "job": None,
+                "rows": [r.config["suite"]],
+            }
             for i, r in enumerate(records)
         ],
         "refused": [],

@@ -2,7 +2,7 @@
 
 A file holds ``rows: {NAME: {overrides: [...], weight: 1.0, about: ..., awaits: ...}}``, ``overrides`` common to all of
 them, in ``defaults`` the suites whose rows it has besides, and in ``adapt`` words that are laid over those as the
-shell's would be; ``~KEY`` takes away what such a row says of a key.
+shell's would be; ``~KEY`` takes away what such a row says of a key. ``score`` is the one that its report ends with.
 """
 
 import re
@@ -19,13 +19,14 @@ from fourfold.errors import Refused, nearest
 from fourfold.launch.cells import WHOLE_SWEEP
 
 GROUP = "suite"
-FILE_KEYS = {"defaults", "adapt", "overrides", "rows"}
+FILE_KEYS = {"defaults", "adapt", "overrides", "rows", "score"}
+SCORES = ("milabench", "milabench+1")  # those that need no reference
 ROW_KEYS = {"overrides", "weight", "awaits", "about"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a suite. ``awaits``: why it cannot be run yet, if it cannot."""
+    """One row of a suite. ``awaits``: why it cannot be run yet, if it cannot; ``score``: its suite's, if any."""
 
     suite: str
     name: str
@@ -33,10 +34,12 @@ class Row:
     weight: float = 1.0
     awaits: str | None = None
     about: str = ""
+    score: str | None = None
 
     def label(self) -> dict[str, Any]:
         """What a cell's configuration, and so its record, says of the row that asked for it."""
-        return {"name": self.suite, "row": self.name, "weight": self.weight}
+        own = {"name": self.suite, "row": self.name, "weight": self.weight}
+        return own if self.score is None else own | {"score": self.score}
 
 
 def take_out(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -109,11 +112,15 @@ def _rows(suite: str) -> dict[str, Row]:
         raise Refused(f"suite {suite}: rows: must be a mapping from the name of each row to what it is")
     adapt = content.get("adapt") or []
     _check_words(f"suite {suite}", "adapt", [word for word in adapt if not str(word).startswith("~")])
+    score = content.get("score")
+    if score is not None and score not in SCORES:
+        raise Refused(f"suite {suite}: score={score}: choose one of {', '.join(SCORES)}")
     found: dict[str, Row] = {}
     for other in content.get("defaults") or ():
         if other != "_self_":
             found |= {name: adapted(row, suite, adapt) for name, row in _rows(str(other)).items()}
-    return found | {str(name): _row(suite, str(name), common, node) for name, node in rows.items()}
+    own = {str(name): _row(suite, str(name), common, node) for name, node in rows.items()}
+    return found | {name: replace(row, score=score) for name, row in own.items()}
 
 
 def adapted(row: Row, suite: str, words: Sequence[str]) -> Row:

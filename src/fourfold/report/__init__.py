@@ -30,16 +30,17 @@ def summary(cells: "Iterable[Path | Record | tuple[Record, Path]]") -> str:
 def report(output_dir: Path, sweep: str | None = None, form: str = "text", everything: bool = False) -> str:
     """The comparison of a sweep (None: the latest; ``everything``: all cells on disk) as text, json or csv.
 
-    Raises Refused if there is no such sweep.
+    The text of a suite that has a score ends with the table of that score. Raises Refused if there is no such sweep.
     """
-    from fourfold.report import export, read, text
+    from fourfold.report import export, read, scores, text
 
     found = read.read_all(output_dir) if everything else read.read_sweep(output_dir, sweep)
     if form == "json":
         return export.sweep_json(found)
     if form == "csv":
         return export.sweep_csv(found)
-    return text.sweep_text(found, text.terminal_width(), sys.stdout.isatty())
+    table = text.sweep_text(found, text.terminal_width(), sys.stdout.isatty())
+    return "\n\n".join([table, *scores.of_sweep(found)])
 
 
 def pivot(

@@ -33,13 +33,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's cells in their order, and what was refused before it started: (overrides, why)."""
+    """A sweep's cells in their order, and what was refused before it started: (overrides, why).
+
+    ``score``: by which its suites, all of them, are scored without a reference.
+    """
 
     id: str
     cells: list[Cell]
     refused: list[tuple[str, str]]
     command: str = ""
     running: bool = False
+    score: str | None = None
 
 
 def read_cells(cells: Iterable[Path | Record | tuple[Record, Path]]) -> list[Cell]:
@@ -61,7 +65,10 @@ def read_sweep(output_dir: Path, name: str | None = None) -> Sweep:
             (_words(entry.get("overrides")), str(entry.get("why", ""))) for entry in content.get("refused") or []
         ]
         running = content.get("ended") is None
-        return Sweep(str(content["id"]), cells, refused, _words(content.get("command")), running)
+        asked = [row for entry in _entries(content) for row in entry.get("rows") or [{}]]
+        scores = {row.get("score") for row in asked}
+        score = scores.pop() if len(scores) == 1 else None
+        return Sweep(str(content["id"]), cells, refused, _words(content.get("command")), running, score)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{manifest}: not a readable manifest ({type(error).__name__})") from error
 
@@ -116,6 +123,10 @@ def _started(manifest: Path) -> str:
         return f"{float(started):020.6f}"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{manifest.stat().st_mtime:020.6f}"
+
+
+def _entries(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*content["cells"], *(content.get("not_applicable") or [])]
 
 
 def _manifest_cell(output_dir: Path, entry: dict[str, Any]) -> Cell:

@@ -8,13 +8,13 @@ from typing import Any
 from fourfold import errors
 from fourfold.errors import Refused
 from fourfold.metrics.comparison import Estimate, estimate
-from fourfold.metrics.score import MISSING, MilabenchRow, Row, Score, by_domain, milabench_row, milabench_total, score
-from fourfold.metrics.utilisation import devices_of
+from fourfold.metrics.score import MISSING, MilabenchRow, Row, Score, by_domain, milabench_total, score
 from fourfold.record import Record
+from fourfold.report import milabench
 from fourfold.report.compare import rate_estimate
 from fourfold.report.groups import Group, group
 from fourfold.report.labels import PROJECTED, PROJECTED_MARK, bytes_text, projected_mark, rate_text
-from fourfold.report.read import Cell
+from fourfold.report.read import Cell, Sweep
 from fourfold.report.select import Selection
 
 Rows = dict[str, tuple[float, list[Cell]]]  # name of the row -> (weight, its cells)
@@ -41,6 +41,11 @@ class Line:
         return projected_mark(bound.mean if bound else None) if self.projected else ""
 
     @property
+    def record(self) -> Record | None:
+        """Of its first cell that has one."""
+        return next((cell.record for cell in self.group.cells if cell.record), None) if self.group else None
+
+    @property
     def figures(self) -> Mapping[str, Any]:
         return self.group.figures if self.group else {}
 
@@ -61,7 +66,7 @@ def lines(selection: Selection, reference: Selection | None = None, projected: b
         state = _state(cells)
         rate = rate_estimate_of(cells) if state == errors.DONE else None
         row = Row(name, state, weight, _domain(cells), rate, known.get(name))
-        found.append(Line(row, groups[0] if groups else None, _milabench(cells)))
+        found.append(Line(row, groups[0] if groups else None, milabench.of_cells(cells)))
     names = {line.row.name for line in found}
     weights = {name: weight for name, (weight, _) in theirs.items()}
     missing = [name for name, rate in known.items() if rate and name not in names]
@@ -71,7 +76,7 @@ def lines(selection: Selection, reference: Selection | None = None, projected: b
 def score_text(selection: Selection, reference: Selection | None, kind: str, projected: bool = False) -> str:
     """The table and the scores below it. ``kind`` is one of KINDS; "ratio" needs a reference."""
     found = lines(selection, reference, projected)
-    table = [_milabench_head() if kind != "ratio" else _our_head(reference)]
+    table = [milabench.HEAD if kind != "ratio" else _our_head(reference)]
     table += [(_milabench_line(line) if kind != "ratio" else _our_line(line)) for line in found]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     texts = [
@@ -84,6 +89,16 @@ def score_text(selection: Selection, reference: Selection | None, kind: str, pro
     return "\n".join(
         [*texts, "", *(_totals(found, kind) if kind == "ratio" else _milabench_totals(found, kind)), *_mixed(found)]
     )
+
+
+def of_sweep(sweep: Sweep) -> list[str]:
+    """By the score that the sweep's suite has, and how to set it beside another machine; nothing where there is none,
+    or nothing was measured.
+    """
+    if sweep.score is None or not any(cell.rates for cell in sweep.cells):
+        return []
+    beside = f"beside another machine: python -m fourfold report {sweep.id} --score ratio --reference CELLS"
+    return ["\n".join([score_text(Selection(sweep.id, sweep.cells), None, sweep.score), beside])]
 
 
 def score_json(selection: Selection, reference: Selection | None, projected: bool = False) -> str:
@@ -123,7 +138,7 @@ def milabench_of(found: Iterable[Line], plus_one: bool) -> float | None:
 def rate_estimate_of(cells: list[Cell]) -> Estimate | None:
     """Of a row's cells: their mean; of processes that each had a device of its own, their sum."""
     done = [cell for cell in cells if cell.state == errors.DONE and cell.record]
-    if not done or not _summed(done):
+    if not done or not milabench.apart(done):
         groups = group(cells)
         return rate_estimate(groups[0]) if groups else None
     rates = [cell.numbers["units_per_second"] for cell in done if "units_per_second" in cell.numbers]
@@ -203,50 +218,9 @@ def _domain(cells: list[Cell]) -> str:
     return str(node.get("domain") or (module[-2] if len(module) > 1 else "")).replace("_", " ")
 
 
-def _summed(cells: list[Cell]) -> bool:
-    return all(cell.record and (cell.record.config.get("milabench") or {}).get("plan") == "per_gpu" for cell in cells)
-
-
-def _milabench(cells: list[Cell]) -> MilabenchRow | None:
-    """Processes are imported cells that had a device each, or the copies of a cell, which all seeds have anew."""
-    rates = [rates for cell in cells for rates in cell.rates]
-    failed, count = _processes(cells)
-    if any(len(cell.rates) > 1 for cell in cells):
-        return milabench_row(rates, failed, count, summed=True, runs=sum(any(cell.rates) for cell in cells))
-    return milabench_row(rates, failed, count, _summed([cell for cell in cells if cell.record]))
-
-
-def _processes(cells: Iterable[Cell]) -> tuple[int, int]:
-    """(failed, all): a copy on a device of its own is a process; one that fails ends its whole cell."""
-    counts = [(cell.state != errors.DONE, _copies(cell)) for cell in cells]
-    return sum(copies for failed, copies in counts if failed), sum(copies for _, copies in counts)
-
-
-def _copies(cell: Cell) -> int:
-    alone = cell.record is not None and cell.record.config.get("strategy") == "replicas"
-    return devices_of(cell.record) if cell.record and alone else max(len(cell.rates), 1)
-
-
-def _milabench_head() -> list[str]:
-    return ["bench", "fail", "n", "ngpu", "perf", "sem%", "std%", "peak_memory", "score", "weight"]
-
-
 def _milabench_line(line: Line) -> list[str]:
     cells = line.group.cells if line.group else []
-    record = next((cell.record for cell in cells if cell.record), None)
-    failed, count = _processes(cells)
-    memory = line.figures.get("device_peak_bytes") or line.figures.get("allocated_peak_bytes")
-    found = line.milabench
-    numbers = (
-        ["", "", "", ""]
-        if found is None
-        else [f"{found.perf:.2f}", f"{found.sem_percent:.1f}%", f"{found.std_percent:.1f}%"]
-    )
-    return [
-        line.row.name, str(failed), str(count), _devices(record), *(numbers[:3] if found else ["", "", ""]),
-        "" if memory is None else f"{memory.mean / 2**20:.0f}", "" if found is None else f"{found.score:.2f}",
-        f"{line.row.weight:g}",
-    ]  # fmt: skip
+    return milabench.texts(line.row.name, line.row.weight, cells, line.figures, line.milabench)
 
 
 def _our_head(reference: Selection | None) -> list[str]:
@@ -256,7 +230,7 @@ def _our_head(reference: Selection | None) -> list[str]:
 
 def _our_line(line: Line) -> list[str]:
     rate, figures = line.row.rate, line.figures
-    record = next((cell.record for cell in line.group.cells if cell.record), None) if line.group else None
+    record = line.record
     recipe = record.recipe if record else {}
     half, mark = _half_width(rate), line.mark
     memory = figures.get("allocated_peak_bytes") or figures.get("host_peak_bytes")
@@ -269,7 +243,7 @@ def _our_line(line: Line) -> list[str]:
         (line.group.unit or "") if line.group else "",
         "" if line.row.ratio is None else f"{mark}{line.row.ratio:.3f}",
         f"{recipe['batch']}{tuned}" if recipe.get("batch") else "",
-        str(recipe.get("precision") or ""),
+        milabench.precision_text(line.row.name, record),
         f"{100 * figures['mfu'].mean:.1f}%" if "mfu" in figures else "",
         f"{figures['joules_per_unit'].mean:.3g}" if "joules_per_unit" in figures else "",
         "" if memory is None else bytes_text(memory.mean),
@@ -307,13 +281,15 @@ def _score(one: Score, known: bool) -> str:
 
 def _milabench_totals(found: list[Line], kind: str) -> list[str]:
     total = milabench_of(found, plus_one=kind == "milabench+1")
-    failed, count = _processes(cell for line in found if line.group for cell in line.group.cells)
+    failed, count = milabench.processes(cell for line in found if line.group for cell in line.group.cells)
     rate = f"{100 * failed / count:.2f}%" if count else "none"
     return [f"Failure rate: {rate}", f"Score: {'none' if total is None else f'{total:.2f}'}"]
 
 
 def _mixed(found: list[Line]) -> list[str]:
-    """A table that mixes default and other batch sizes says so, and one that holds what was not measured."""
+    """A table that mixes default and other batch sizes says so, and one that holds what was not measured, or not as
+    its row is named.
+    """
     from_ = {
         cell.record.recipe.get("batch_from", "default")
         for line in found
@@ -322,11 +298,13 @@ def _mixed(found: list[Line]) -> list[str]:
         if cell.record and cell.record.recipe.get("batch")
     }
     said = [f"batch sizes of more than one kind: {', '.join(sorted(map(str, from_)))}"] if len(from_) > 1 else []
+    unlike = sum(milabench.unlike_its_name(line.row.name, line.record) for line in found)
+    if unlike:
+        said.append(
+            f"{milabench.UNLIKE_MARK} {unlike} of {len(found)} rows are named for another precision, or for more"
+            " devices, than they ran with"
+        )
     computed = [line for line in found if line.projected]
     if computed:
         said.append(f"{PROJECTED_MARK} {len(computed)} of {len(found)} rows are projected, not measured")
     return said
-
-
-def _devices(record: Record | None) -> str:
-    return str(devices_of(record) if record else 1)
