@@ -6,6 +6,7 @@ import re
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fourfold.errors import Refused
@@ -262,6 +263,25 @@ def test_a_suite_has_a_line_for_each_of_its_rows(tmp_path: Path) -> None:
     assert "3 cells: 2 done, 1 not applicable" in lines
     names = [line["row"] for line in csv.DictReader(StringIO(report(tmp_path, form="csv")))]
     assert names == rows
+
+
+def test_price_and_carbon_have_columns_where_they_are_asked_for(tmp_path: Path) -> None:
+    """An hour for 1.8 is 0.0005 a second, which does 32 units; 64 W are 2 J a unit, and at 36 g a kWh 2e-05 g."""
+    record = make_record("bert")
+    series = {"step_seconds": np.ones(20), "step_units": np.full(20, 32.0), "step_ended": 1.0 + np.arange(20)}
+    watched = {"monitor.seconds": np.arange(22.0), "monitor.gpu0.power": np.full(22, 64.0)}
+    record.measurements["monitor"] = {"sources": {"gpu0": "device"}, "failed": {}, "idle_watts": {}}
+    write_sweep(tmp_path, [record])
+    write_cell(tmp_path, record, series | watched)
+    assert "CO2" not in report(tmp_path)
+    assert "price" not in report(tmp_path)
+    record.config["measure"] = {"price": 1.8, "carbon": 36.0}
+    write_cell(tmp_path, record, series | watched)
+    text = report(tmp_path)
+    assert "1.56e-05" in text
+    assert "2e-05" in text
+    assert "CO2/unit" in text
+    assert "price/unit" in text
 
 
 def test_spread_between_repeats_is_told_apart_from_that_within(tmp_path: Path) -> None:

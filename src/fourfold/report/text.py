@@ -36,6 +36,8 @@ MOST_PROBLEMS = 20
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
 TO_DROP = ("J/unit", "MFU", "energy a unit", "bound by", "peak memory", "time", "last loss", "variant")
 NAMING = ("variant", "seed")
+# What a unit of work cost; price and CO2 only where measure.price and measure.carbon ask for them.
+COSTS = {"joules_per_unit": "J/unit", "co2_grams_per_unit": "g CO2/unit", "price_per_unit": "price/unit"}
 STAYING = ("seed", "state", "cells")
 # What the interval of a rate is over, from the widest.
 SPANS = {"seeds": "between seeds", "repeats": "between repeats", "steps": "over the steps of the run"}
@@ -135,7 +137,10 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         *_beside_column(rows),
         Column("repeats", [_repeats(row) for row in rows]),
         Column("MFU", [_single(row, "mfu", lambda share: f"{100 * share:.1f}%") for row in rows]),
-        Column("J/unit", [_single(row, "joules_per_unit", lambda joules: f"{joules:.3g}") for row in rows]),
+        *(
+            Column(head, [_single(row, name, lambda cost: f"{cost:.3g}") for row in rows])
+            for name, head in COSTS.items()
+        ),
         *(Column(name.replace("_", " "), [_value(row, name) for row in rows]) for name in metrics),
         Column("forgetting max", [_value(row, "forgetting_max") for row in rows]),
         Column("last loss", [_value(row, "last_loss") for row in rows]),
