@@ -90,6 +90,18 @@ def test_tuned_values_lie_below_the_shell() -> None:
     assert compose([*words, "tuned=off"]).method.strength == 1000
 
 
+@pytest.mark.parametrize(("method", "split", "permuted"), [("ewc", 1e10, 100.0), ("si", 5e4, 10.0)])
+def test_tuned_values_of_permuted_pictures_are_not_those_of_split_classes(
+    method: str, split: float, permuted: float
+) -> None:
+    words = ["benchmark=mnist", f"method={method}"]
+    assert compose([*words, "setting=domain_incremental"]).method.strength == split
+    found = compose([*words, "setting=permuted"])
+    assert (found.method.strength, found.setting.split, found.setting.contexts) == (permuted, "permutation", 10)
+    asked = [*words, "setting=domain_incremental", "setting.split=permutation", f"tuned={method}/mnist/permuted"]
+    assert compose(asked).method.strength == permuted
+
+
 def test_a_benchmark_names_its_method_and_the_shell_has_the_last_word() -> None:
     assert compose(["benchmark=matmul"]).method.name == "execute"
     with pytest.raises(Refused):

@@ -32,4 +32,5 @@ def test_our_other_settings_fit_in_without_moving_sequoias() -> None:
             assert node_of[parent.split(" = ")[0]] in above(node_of[child.split(" = ")[0]])
     assert node_of["blurry"] == node_of["continual"]
     assert node_of["imbalanced"] == node_of["class_incremental"]
+    assert node_of["permuted"] == node_of["domain_incremental"]
     assert above(node_of["online"]) == {node_of["discrete"], node_of["continual"]}
