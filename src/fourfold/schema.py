@@ -282,6 +282,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.kind": ("local", "server", "off"),
 }
 
+# Of a calibration: what share of a device's rates is reached.
+SHARES = ("matmul", "convolution", "depthwise", "attention", "memory", "reduction")
+
 # Ranges of numbers, both ends included.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
@@ -318,6 +321,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "hardware.launcher.cpus_per_task": (1, 100_000),
     "hardware.launcher.mem_gb": (0.001, 1e6),
     "hardware.launcher.timeout_min": (1, 1e7),
+    "hardware.capacity.devices": (1, 1024),
+    "hardware.capacity.nodes": (1, 100_000),
+    "hardware.memory": (1.0, 1e18),
+    "hardware.bandwidth": (1.0, 1e18),
+    "hardware.power": (0.001, 1e6),
+    **{f"hardware.interconnect.{link}": (1.0, 1e18) for link in Interconnect.__dataclass_fields__},
+    **{f"hardware.peak.{precision}": (1.0, 1e24) for precision in Peak.__dataclass_fields__},
+    **{f"calibration.{share}": (1e-6, 1.0) for share in SHARES},
+    "calibration.launch": (0.0, 1.0),
+    "calibration.spread": (0.0, 10.0),
+    "calibration.rows": (0, 1_000_000_000),
 }
 
 # What decides the result of a projected cell alone.
