@@ -209,7 +209,7 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         target({"_target_": setting["check"]})(cell)
     tuning.check(cell)
     if cell["mode"] == "projected":
-        check_projection(cell["hardware"])
+        check_projection(cell["hardware"], cell["batch"])
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)

@@ -41,7 +41,9 @@ def test_a_projected_cell_measures_nothing_and_says_so(run: Any) -> None:
     found = figures(record)
     assert found["units_per_second"] > 0
     assert found["upper_bound"] == found["fits"] == 1
-    assert "units_per_second_low" not in found
+    assert not {"units_per_second_low", "joules_per_unit_at_limit_low", "joules_per_unit_at_limit_high"} & set(found)
+    assert found["joules_per_unit_at_limit"] == pytest.approx(400 / found["units_per_second"])
+    assert found["projected_memory_bytes_high"] == pytest.approx(1.1 * found["projected_memory_bytes"])
     text = report(record.folder.parent.parent, None, "text", True)
     assert "a100" in text
     assert "(projected)" in text
@@ -55,6 +57,9 @@ def test_a_fitted_projection_has_an_interval(run: Any) -> None:
     found = figures(record)
     assert 0 < found["units_per_second_low"] < found["units_per_second"] < found["units_per_second_high"]
     assert found["upper_bound"] == 0
+    limit = [found[f"joules_per_unit_at_limit{end}"] for end in ("_low", "", "_high")]
+    rates = [found[f"units_per_second{end}"] for end in ("_high", "", "_low")]
+    assert limit == [pytest.approx(400 / rate) for rate in rates]
     assert "~" in report(record.folder.parent.parent, None, "text", True)
 
 
@@ -64,6 +69,7 @@ def test_a_fitted_projection_has_an_interval(run: Any) -> None:
         (["hardware=cpu"], "hardware=cpu mode=projected: states no peak rates"),
         (["hardware=auto"], "hardware=auto mode=projected: states no peak rates"),
         (["hardware=a100", "hardware.stand_in=true"], "needs nothing to stand in"),
+        (["hardware=a100", "batch=auto"], "batch=auto mode=projected: its trials need the device; give a number"),
         (["hardware=v100", "precision=bf16"], "precision=bf16: hardware v100 has fp16, fp32"),
         (["hardware=mi300", "precision=tf32"], "precision=tf32: hardware mi300 has"),
     ],

@@ -32,7 +32,7 @@ def projected_record(benchmark: str, hardware: str, rate: float, bound: bool = F
         "projection": {
             "units_per_second": rate, **spread, "upper_bound": bound, "joules_per_unit": 0.5,
             "bound": {"compute": 0.7, "memory": 0.3}, "bound_by": "compute",
-            "memory": {"needed": 3 * 2**30, "available": 80e9, "fits": True, "largest_batch": 900},
+            "memory": {"needed": 3 * 2**30, "error": 0.1, "available": 80e9, "fits": True, "largest_batch": 900},
         },
     }  # fmt: skip
     return record
@@ -94,7 +94,7 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
     cell(tmp_path, "resnet", "h100", 2000.0, measured=False, bound=True)
     assert main(["report", "--all", "--output-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB", "not measured on that device"):
+    for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB ±10%", "limit drawn", "not measured on that device"):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 100
     assert "over the steps" not in text
@@ -102,8 +102,9 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
     assert "~3 GiB" in narrow
     assert "left out" not in narrow, "what is too wide goes into a second table"
     assert narrow.count("bert") == 2
-    for expected in ("compute 70%", "≤0.5 J"):
+    for expected in ("compute 70%", "~0.5 (0.25 to 1) J", "~0.5 J"):
         assert expected in narrow
+    assert "≤0.5" not in narrow, "the limit over an upper bound of the rate bounds nothing"
     assert max(map(len, narrow.splitlines())) <= 80
     words = ["--pivot", "benchmark,hardware", "--metric", "units_per_second"]
     assert main(["report", "--all", *words, "--output-dir", str(tmp_path)]) == 0
@@ -147,7 +148,7 @@ def test_mlflow_has_the_marks_in_its_tags() -> None:
     assert fitted.tags["evidence"] == "projected"
     assert fitted.tags["hardware"] == "h100 (projected)"
     assert fitted.tags["mlflow.note.content"] == (
-        "*~2,000 images/s (1,000 to 4,000), projected, not measured*; *~3 GiB of memory*"
+        "*~2,000 images/s (1,000 to 4,000), projected, not measured*; *~3 GiB ±10% of memory*"
     )
     assert (
         "≤2,000" in cell_run(projected_record("bert", "h100", 2000.0, bound=True), {}, None).tags["mlflow.note.content"]

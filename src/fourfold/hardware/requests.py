@@ -34,8 +34,13 @@ def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
             raise Refused(f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}")
 
 
-def check_projection(hardware: Mapping[str, Any]) -> None:
-    """Raises Refused where a device states no rates to project from."""
+def check_projection(hardware: Mapping[str, Any], batch: Any) -> None:
+    """Raises Refused where a device states no rates to project from, and for a batch size that only trials find."""
+    if batch == "auto":
+        raise Refused(
+            "batch=auto mode=projected: its trials need the device; give a number (a projection says the largest that "
+            "fits: largest_batch in report --json)"
+        )
     said = f"hardware={hardware['name']} mode=projected"
     if hardware["stand_in"]:
         raise Refused(f"{said} hardware.stand_in=true: a projection needs nothing to stand in")

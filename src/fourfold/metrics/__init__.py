@@ -76,21 +76,38 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
 def projected(projection: Mapping[str, Any]) -> dict[str, float | None]:
     """What was computed for a device that was not there. Its evidence is "projected"; none of it was measured."""
     memory = projection.get("memory") or {}
+    needed, error = memory.get("needed"), memory.get("error")
     return (
         {
             "units_per_second": projection.get("units_per_second"),
             "units_per_second_low": projection.get("low"),
             "units_per_second_high": projection.get("high"),
             "upper_bound": projection.get("upper_bound"),
-            "projected_memory_bytes": memory.get("needed"),
+            "projected_memory_bytes": needed,
+            "projected_memory_bytes_low": None if error is None else needed * (1 - error),
+            "projected_memory_bytes_high": None if error is None else needed * (1 + error),
             "fits": memory.get("fits"),
             "largest_batch": memory.get("largest_batch"),
-            "joules_per_unit_at_most": projection.get("joules_per_unit"),
+            **_energy_at_limit(projection),
             **{f"bound_by_{name}": share for name, share in (projection.get("bound") or {}).items()},
         }
         if projection
         else {}
     )
+
+
+def _energy_at_limit(projection: Mapping[str, Any]) -> dict[str, float | None]:
+    """Joules of a unit if the board's limit is drawn all the time, with the interval of the rate; none where nothing
+    was fitted: the limit is too much, the time of a rate that is an upper bound too little."""
+    joules, rate = projection.get("joules_per_unit"), projection.get("units_per_second")
+    low, high = projection.get("low"), projection.get("high")
+    found = {"joules_per_unit_at_limit": joules}
+    if joules is None or rate is None or not low or not high:
+        return found
+    return found | {
+        "joules_per_unit_at_limit_low": joules * rate / high,
+        "joules_per_unit_at_limit_high": joules * rate / low,
+    }
 
 
 def steady_rate(series: Series, prefix: str = "") -> Rate | None:

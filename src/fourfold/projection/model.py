@@ -33,6 +33,7 @@ INTERVAL = 1.96
 # Normalisation over a batch needs its statistics first: its inputs are read twice (forward x, x -> y; backward x and
 # dy, x and dy -> dx), where an operator's bytes count each tensor once.
 PASSES = {"_native_batch_norm_legit": 3 / 2, "native_batch_norm": 3 / 2, "native_batch_norm_backward": 5 / 3}
+MEMORY_ERROR = 0.1  # of the allocator's peak, which tests/projection/test_memory.py holds it to
 BACKWARD = 2 / 3  # of a training step's products: the part that an exchange of gradients can hide behind
 
 
@@ -151,7 +152,7 @@ def project(
     """What a cell would do on its hardware, as plain data for a record.
 
     units_per_second with ``low`` and ``high`` (95 %), or as an upper bound where nothing was calibrated; seconds of a
-    step by what bounds them; memory against what there is; energy at the board's limit, an upper bound.
+    step by what bounds them; memory against what there is; energy if the board's limit is drawn all the time.
     """
     time = table.time(Efficiency.of(calibration))
     devices = hardware["devices"] * hardware["nodes"]
@@ -202,7 +203,8 @@ def exposed_seconds(exchanged: float, hardware: Mapping[str, Any], computing: fl
 
 
 def memory(sizes: Sizes, hardware: Mapping[str, Any], devices: int, strategy: str) -> dict[str, Any]:
-    """Bytes needed on each device, whether they fit, the largest batch that does, and the fewest devices that shard it.
+    """Bytes needed on each device, their error as a share, whether they fit, the largest batch that does, and the
+    fewest devices that shard it.
 
     What is held between steps is weights, optimizer states and gradients; of these the gradients are given back before
     the next step, so they do not add to the activations at their peak. Activations grow with the batch.
@@ -226,6 +228,7 @@ def memory(sizes: Sizes, hardware: Mapping[str, Any], devices: int, strategy: st
         sharded = -(-int(kept + gradients) // int(available - activations))
     return {
         "needed": needed,
+        "error": MEMORY_ERROR,
         "static": sizes.static,
         "available": available,
         "fits": fits,

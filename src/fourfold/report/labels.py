@@ -72,6 +72,11 @@ def projected_text(record: Record, numbers: Mapping[str, float]) -> str | None:
     text = (
         f"*{projected_mark(numbers.get('upper_bound'))}{rate_text(rate)} {unit}/s{interval}, projected, not measured*"
     )
-    needed = numbers.get("projected_memory_bytes")
+    needed, most = numbers.get("projected_memory_bytes"), numbers.get("projected_memory_bytes_high")
     fits = "" if numbers.get("fits", 1) else ": does not fit"
-    return text + ("" if needed is None else f"; *{PROJECTED_MARK}{bytes_text(needed)} of memory{fits}*")
+    return text + ("" if needed is None else f"; *{projected_bytes(needed, most)} of memory{fits}*")
+
+
+def projected_bytes(needed: float, most: float | None) -> str:
+    """With the error of the projection, if it states one."""
+    return f"{PROJECTED_MARK}{bytes_text(needed)}" + ("" if most is None else f" ±{100 * (most / needed - 1):.0f}%")

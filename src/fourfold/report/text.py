@@ -23,6 +23,7 @@ from fourfold.report.labels import (
     PROJECTED_MARK,
     USUAL_RULES,
     bytes_text,
+    projected_bytes,
     projected_mark,
     rate_text,
     seconds_text,
@@ -32,9 +33,10 @@ from fourfold.report.read import Cell, Sweep
 WIDTH = 100
 ORACLE_MARK, UNSTEADY_MARK = "†", "≈"
 MOST_PROBLEMS = 20
+ENERGY = "energy a unit"  # of projected cells
 # When a table is too wide: axes with one value go above it in this order, then these columns go.
 TO_CAPTION = ("setting", "hardware", "method", "benchmark")
-TO_DROP = ("J/unit", "MFU", "energy a unit", "bound by", "peak memory", "time", "last loss", "variant")
+TO_DROP = ("J/unit", "MFU", ENERGY, "bound by", "peak memory", "time", "last loss", "variant")
 NAMING = ("variant", "seed")
 # What a unit of work cost; price and CO2 only where measure.price and measure.carbon ask for them.
 COSTS = {"joules_per_unit": "J/unit", "co2_grams_per_unit": "g CO2/unit", "price_per_unit": "price/unit"}
@@ -148,7 +150,7 @@ def _columns(rows: Sequence[Group], by_seed: bool) -> list[Column]:
         Column("peak memory", [_memory(row) for row in rows]),
         Column("fits", [_fits(row) for row in rows], right=False),
         Column("bound by", [_bound_by(row) for row in rows], right=False),
-        Column("energy a unit", [_single(row, "joules_per_unit_at_most", _joules) for row in rows]),
+        Column(ENERGY, [_energy(row) for row in rows]),
     ]
     return [column for column in columns if not column.empty]
 
@@ -267,8 +269,13 @@ def _bound_by(row: Group) -> str:
     return f"{most.removeprefix('bound_by_')} {100 * shares[most]:.0f}%"
 
 
-def _joules(value: float) -> str:
-    return f"{BOUND_MARK}{value:.3g} J"
+def _energy(row: Group) -> str:
+    """Of a projected cell at the board's limit, with its interval where something was fitted."""
+    energy, low, high = (row.figures.get(f"joules_per_unit_at_limit{end}") for end in ("", "_low", "_high"))
+    if energy is None:
+        return ""
+    interval = "" if low is None or high is None else f" ({low.mean:.3g} to {high.mean:.3g})"
+    return f"{PROJECTED_MARK}{energy.mean:.3g}{interval} J"
 
 
 def _seconds(row: Group) -> str:
@@ -278,8 +285,8 @@ def _seconds(row: Group) -> str:
 
 def _memory(row: Group) -> str:
     if row.evidence == PROJECTED:
-        needed = _single(row, "projected_memory_bytes", bytes_text)
-        return needed and PROJECTED_MARK + needed
+        needed, high = row.figures.get("projected_memory_bytes"), row.figures.get("projected_memory_bytes_high")
+        return "" if needed is None else projected_bytes(needed.mean, None if high is None else high.mean)
     name = "allocated_peak_bytes" if "allocated_peak_bytes" in row.figures else "host_peak_bytes"
     return _single(row, name, bytes_text)
 
@@ -385,6 +392,8 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
         notes.append(
             f"{PROJECTED_MARK} by a fitted model, with its 95 % interval; {BOUND_MARK} at most: nothing was fitted"
         )
+        if any("joules_per_unit_at_limit" in row.figures for row in rows):
+            notes.append(f"{ENERGY}: with the board's limit drawn all the time, which no step does")
     first = first_hardware(rows)
     unlike = ratio_texts(rows, first)[1] if first else []
     notes += [f"times {_bare(first or '')}: {note}" for note in unlike[:MOST_PROBLEMS]]
