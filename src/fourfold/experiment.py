@@ -228,6 +228,7 @@ def assembled(
     until = Until(rule_of_length, cell["timeout"])
     run = Run(cell["seed"], benchmark, engine, recipe, until, show_progress(cell["progress"]), record.oracle)
     method = methods.build(cell["method"])
+    method.require()
     if recipe.accumulate > 1 and not method.accumulates:
         name = cell["method"]["name"]
         raise Refused(

@@ -17,7 +17,7 @@ STATES = {"sgd": 0, "adam": 2, "adamw": 2}
 BYTES = {"fp32": 4, "bf16": 2}
 
 
-def check(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, device: Device) -> None:
+def check(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, device: Device | None) -> None:
     """Raises Refused where what does not depend on the batch is more than a device has.
 
     That is a lower bound: the weights, and in plain training their gradients and the optimizer's states.
@@ -52,9 +52,10 @@ def check(cell: Mapping[str, Any], recipe: Recipe, benchmark: Benchmark, device:
     )
 
 
-def memory_of(cell: Mapping[str, Any], device: Device) -> float | None:
-    """Bytes of one of the cell's devices; of a stand-in what its datasheet says; None on the CPU."""
-    if device.stand_in:
+def memory_of(cell: Mapping[str, Any], device: Device | None) -> float | None:
+    """Bytes of one of the cell's devices; of a stand-in or one elsewhere (None) what its datasheet says; None on the
+    CPU."""
+    if device is None or device.stand_in:
         return cell["hardware"]["memory"]
     return device.memory
 

@@ -38,6 +38,12 @@ def check(cell: Mapping[str, Any]) -> None:
         raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
 
 
+def require(cell: Mapping[str, Any]) -> None:
+    """Raises Unavailable if the library of a cell's sampler is not here."""
+    if cell["tune"]["protocol"] != "off" and cell["tune"]["sampler"] == "tpe":
+        library("optuna", "tuning")
+
+
 def chosen(cell: Mapping[str, Any], score: Score) -> tuple[dict[str, Any], dict[str, Any]]:
     """The cell with the best values of its search space, and how they were found (as recorded).
 

@@ -1,7 +1,9 @@
 """What doctor says is here, and its exit status; the table of the documentation."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,14 @@ def test_what_is_missing_is_told_with_its_cost(capsys: Any, tmp_path: Path, monk
     monkeypatch.setenv("FOURFOLD_DATA", str(tmp_path / "absent"))
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for expected in ("ok  processor", "--  accelerator", "mode=projected", "--  data sets", "FOURFOLD_DATA names one"):
+    for expected in (
+        "ok  processor",
+        "--  accelerator",
+        "mode=projected",
+        "--  data sets",
+        "FOURFOLD_DATA names one",
+        "prepare",
+    ):
         assert expected in said
 
 
@@ -36,6 +45,8 @@ def test_what_is_missing_is_told_with_its_cost(capsys: Any, tmp_path: Path, monk
         (["output_dir=/dev/null/nowhere"], 1, "cannot be written"),
         (["benchmark=cifar10", "data_dir=/dev/null/nowhere"], 1, "--  workload"),
         (["benchmark=digits"], 0, "ok  workload"),
+        (["benchmark=llama", "method=serving"], 1, "--  workload"),
+        (["benchmark=llama", "size=70b", "hardware=a100", "hardware.stand_in=true", "scale=full"], 1, "on each device"),
     ],
 )
 def test_a_configuration_that_could_not_run_is_status_1(words: list[str], status: int, what: str, capsys: Any) -> None:
@@ -86,7 +97,27 @@ def test_a_configuration_for_a_scheduler_needs_a_partition_that_has_it(
     assert what in capsys.readouterr().out
 
 
-def test_a_missing_library_is_told_by_the_workload(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setitem(sys.modules, "torch_geometric.nn.models", None)
-    assert main(["doctor", "benchmark=pna"]) == 1
-    assert "torch_geometric" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("torch_geometric.nn.models", ["benchmark=pna"]),
+        ("avalanche.training.supervised", ["benchmark=digits", "setting=class_incremental", "method=avalanche"]),
+        ("peft", ["benchmark=llama", "method=lora"]),
+        ("aiohttp", ["benchmark=llama", "method=serving", "method.server=transformers"]),
+        ("optuna", ["setting=class_incremental", "method=ewc", "tune=first_k_tasks", "tune.sampler=tpe"]),
+    ],
+)
+def test_a_missing_library_is_told_by_the_workload(
+    module: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["doctor", *words]) == 1
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("--  workload"))
+    assert f"the package {module.split('.')[0]} is not installed: pip install 'fourfold[" in said
+
+
+def test_every_extra_is_told_of() -> None:
+    extras = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {re.split("[><=]", each)[0] for name, group in extras.items() if name != "dev" for each in group}
+    modules = {"avalanche-lib": "avalanche", "nvidia-ml-py": "pynvml"}
+    assert {modules.get(name, name.replace("-", "_")) for name in packages} <= set(doctor.OPTIONAL)

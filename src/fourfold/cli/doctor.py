@@ -8,22 +8,31 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourfold.composition import compose, config_directory, plain
 from fourfold.errors import FourfoldError, Refused, Unavailable
 from fourfold.hardware.catalogue import catalogue
 from fourfold.hardware.requests import gres_kinds
 
+if TYPE_CHECKING:
+    from fourfold.hardware.device import Device
+
 # Optional libraries: module -> (what is missing without it, what gives it).
 OPTIONAL = {
     "transformers": ("most of the language, vision and speech benchmarks", "pip install transformers"),
-    "diffusers": ("benchmark=diffusion and flux", "pip install diffusers"),
-    "peft": ("low-rank adapters", "pip install peft"),
-    "optuna": ("tune.sampler=tpe", "pip install optuna"),
-    "avalanche": ("method=avalanche", "pip install avalanche-lib torchvision"),
-    "gymnasium": ("environments to act in", "pip install gymnasium"),
-    "pynvml": ("power and load of NVIDIA's devices", "pip install nvidia-ml-py"),
-    "amdsmi": ("power and load of AMD's devices", "the amdsmi package of the ROCm installation"),
+    "diffusers": ("benchmark=diffusion and flux", "pip install 'fourfold[diffusion]'"),
+    "torch_geometric": ("benchmark=pna and dimenet", "pip install 'fourfold[graphs]'"),
+    "peft": ("method=lora", "pip install 'fourfold[lora]'"),
+    "optuna": ("tune.sampler=tpe", "pip install 'fourfold[tuning]'"),
+    "avalanche": ("method=avalanche", "pip install 'fourfold[avalanche]'"),
+    "torchvision": ("method=avalanche", "pip install 'fourfold[avalanche]', built for this torch"),
+    "h5py": ("benchmark=osaka_synbols", "pip install 'fourfold[synbols]'"),
+    "vllm": ("method=serving but with method.server=transformers", "pip install 'fourfold[serving]'"),
+    "aiohttp": ("method=serving", "pip install 'fourfold[serving]'"),
+    "pynvml": ("power and load of NVIDIA's devices", "pip install 'fourfold[nvidia]'"),
+    "amdsmi": ("power and load of AMD's devices", "the amdsmi package of the ROCm installation, or fourfold[amd]"),
+    "pyzes": ("power and load of Intel's devices", "pip install 'fourfold[intel]'"),
 }
 
 
@@ -141,7 +150,8 @@ def storage(cell: dict) -> list[Finding]:
 
     data, output = Path(cell["data_dir"]), Path(os.path.abspath(cell["output_dir"]))
     sets = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
-    missing = f"{data}: no such folder: real data sets cannot be read; data_dir= or FOURFOLD_DATA names one"
+    missing = f"{data}: no such folder: real data sets cannot be read; data_dir= or FOURFOLD_DATA names one, "
+    missing += "python -m fourfold prepare benchmark=NAME fills it"
     found = [Finding("data sets", bool(sets), f"{data}: {', '.join(sets)}" if sets else missing)]
     parent = next(path for path in (output, *output.parents) if path.exists())
     writable = parent.is_dir() and os.access(parent, os.W_OK)
@@ -168,23 +178,24 @@ def chosen(cell: dict, overrides: Sequence[str]) -> list[Finding]:
     """Whether what a configuration asks for is here: its device, or a scheduler that would have it; its data and
     libraries; room for its network. A projection needs no device."""
     what, scheduled = " ".join(overrides), any("launcher=submitit_slurm" in word for word in overrides)
+    device = None
     if cell["mode"] == "projected":
-        found = [Finding("chosen", True, f"{what}: projected, needs no device", needed=True)]
+        found = Finding("chosen", True, f"{what}: projected, needs no device", needed=True)
     elif scheduled:
-        found = [_scheduled(cell)]
+        found = _scheduled(cell)
     else:
-        found = [_device(cell, what)]
-    return [*found, _workload(cell)]
+        found, device = _device(cell, what)
+    return [found, _workload(cell, device)]
 
 
-def _device(cell: dict, what: str) -> Finding:
+def _device(cell: dict, what: str) -> tuple[Finding, "Device | None"]:
     from fourfold.hardware.device import acquire
 
     try:
         device = acquire(cell["hardware"])
     except (Unavailable, Refused) as error:
-        return Finding("chosen", False, str(error), needed=True)
-    return Finding("chosen", True, f"{what}: on {device.count} x {device.name}", needed=True)
+        return Finding("chosen", False, str(error), needed=True), None
+    return Finding("chosen", True, f"{what}: on {device.count} x {device.name}", needed=True), device
 
 
 def _scheduled(cell: dict) -> Finding:
@@ -201,20 +212,30 @@ def _scheduled(cell: dict) -> Finding:
     return Finding("chosen", True, f"hardware={name}: partition {', '.join(where)}", needed=True)
 
 
-def _workload(cell: dict) -> Finding:
-    """Whether the benchmark's data and libraries are here; its network is built without memory."""
+def _workload(cell: dict, device: "Device | None") -> Finding:
+    """Whether data and libraries of benchmark, method and tuning are here, and room for the network, which is built
+    without memory; ``device``: None for one that is elsewhere, or absent."""
     from dataclasses import replace
 
+    from fourfold import room, tuning
     from fourfold.benchmarks import interface
+    from fourfold.methods.interface import build
     from fourfold.projection.cell import enough_data
     from fourfold.recipe import resolve, will_be_accelerator
 
-    name = cell["benchmark"]["name"]
     try:
-        recipe = resolve(cell, bool(will_be_accelerator(cell)))
+        if device is None:
+            recipe = resolve(cell, cell["mode"] == "projected" or bool(will_be_accelerator(cell)))
+        else:
+            recipe = resolve(cell, device.accelerator, list(device.offers))
         benchmark = interface.build(cell, replace(recipe, data=enough_data(recipe)))
         if "kernel" not in benchmark.facts:
             benchmark.network(cell["seed"], "meta")
+        if cell["mode"] != "projected":
+            room.check(cell, recipe, benchmark, device)
+        build(cell["method"]).require()
+        tuning.require(cell)
     except (Unavailable, Refused) as error:
         return Finding("workload", False, str(error), needed=True)
-    return Finding("workload", True, f"benchmark {name}: its data and libraries are here", needed=True)
+    words = f"benchmark {cell['benchmark']['name']}, method {cell['method']['name']}"
+    return Finding("workload", True, f"{words}: data and libraries are here", needed=True)

@@ -41,6 +41,9 @@ class AvalancheStrategy(Method):
         self.name, self.arguments = strategy, dict(strategies[strategy] or {})
         self.classes: list[list[int]] = []  # of each context learned
 
+    def require(self) -> None:
+        _library("training.supervised")
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         _seed(run.seed, "setup")
         told = {"task_labels_train", "task_labels_test"} <= view.grants

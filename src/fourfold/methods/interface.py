@@ -31,6 +31,9 @@ class Method:
         """Whether it takes a batch in parts where the recipe says ``accumulate``."""
         return False
 
+    def require(self) -> None:
+        """Raises Unavailable if a library or program that it needs is not here. Called before ``setup``."""
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         """Builds networks and optimizers; ``rule`` is the rule of credit assignment, or None."""
         raise NotImplementedError

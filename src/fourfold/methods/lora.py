@@ -17,6 +17,9 @@ class Lora(Finetune):
     def __init__(self, rank: int, alpha: float, dropout: float, targets: list[str] | None) -> None:
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, targets
 
+    def require(self) -> None:
+        library("peft", "lora")
+
     def build_network(self, benchmark: Benchmark, view: View, device: torch.device) -> nn.Module:
         """The benchmark's network with an adapter in each target; all that is drawn is drawn on the CPU."""
         peft = library("peft", "lora")

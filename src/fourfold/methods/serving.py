@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fourfold.benchmarks.interface import Benchmark
+from fourfold.benchmarks.libraries import library
 from fourfold.errors import Failed, Refused
 from fourfold.experience import Experience, Run
 from fourfold.measure.tokens import token_series
@@ -43,8 +44,11 @@ class Serving(Method):
         self.concurrency, self.request_rate = concurrency, request_rate
         self.answers: list[Answer] = []
 
-    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+    def require(self) -> None:
         servers.present(self.server)
+        library("aiohttp", "serving")
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         if run.engine.world > 1 and run.engine.alone:
             raise Refused(
                 "strategy=replicas: of method=serving there is one server, which has all devices; leave it out"
