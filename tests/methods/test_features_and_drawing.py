@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fourfold.errors import Refused
 from fourfold.methods.auxiliary import turned
 from fourfold.methods.brain_inspired import gates
 from fourfold.methods.expert_mixture import CNDPM
@@ -175,8 +176,9 @@ def test_a_sample_belongs_to_the_expert_that_explains_it_best_or_to_none() -> No
         method.observe(batch)
     batch = first_batch(made, 0)
     expert = method.network[0]
-    bound = -expert.generator.loss(batch.inputs, torch.zeros(16, 4))
-    chances = expert.classify(batch.inputs, [])[0].log_softmax(1)
+    look = expert.look(batch.inputs, [])
+    bound = -expert.missed(batch.inputs, look, torch.zeros(16, 4))
+    chances = look.scores.log_softmax(1)
     right = chances[torch.arange(16), batch.targets]
     joint = math.log(32) + bound + right
     expected = torch.where(joint < -60, -1, 0)
@@ -189,24 +191,44 @@ def test_a_sample_belongs_to_the_expert_that_explains_it_best_or_to_none() -> No
 
 
 def test_a_new_expert_is_shown_the_hidden_layers_before_it_and_does_not_change_them() -> None:
-    joined, apart = (mixture(log_alpha=1e9, hidden=[6, 5], lateral=lateral) for lateral in (True, False))
+    sizes: dict[str, Any] = {"log_alpha": 1e9, "hidden": [6, 5], "added": [4, 3]}
+    joined, apart = (mixture(**sizes, lateral=lateral) for lateral in (True, False))
     for made in (joined, apart):
         for batch in list(made.observations(0))[:4]:
             made.method.observe(batch)  # nothing explains anything: two batches make an expert
     first, second = joined.method.network
-    assert len(apart.method.network[1].adapters[0]) == 0
+    assert len(apart.method.network[1].encoder.adapters[0]) == 0
     assert same(dict(first.state_dict()), dict(apart.method.network[0].state_dict())), "the second left it alone"
     x = first_batch(joined, 0).inputs
-    h = (first.layers[0](x.flatten(1))).relu()
-    k = (first.layers[1](h)).relu()
-    own = second.layers[0](x.flatten(1)).relu()
-    above = (second.layers[1](own) + second.adapters[0][0](h)).relu()
-    expected = second.layers[2](above) + second.adapters[1][0](k)
-    found, _ = second.classify(x, [first.classify(x, [])[1]])
-    torch.testing.assert_close(found, expected)
+    seen = first.look(x, [])
+    found = second.look(x, [seen])
+    expected = []
+    for name in ("encoder", "classifier"):
+        one, two = getattr(first, name), getattr(second, name)
+        h = (one.layers[0](x.flatten(1))).relu()
+        k = (one.layers[1](h)).relu()
+        own = two.layers[0](x.flatten(1)).relu()
+        above = (two.layers[1](own) + two.adapters[0][0](h)).relu()
+        assert (own.shape[1], above.shape[1]) == (4, 3)
+        expected.append(two.layers[2](above) + two.adapters[1][0](k))
+    torch.testing.assert_close([found.mean, found.log_variance], list(expected[0].split(4, 1)))
+    torch.testing.assert_close(found.scores, expected[1])
+    noise = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    normal = torch.distributions.Normal(found.mean, (0.5 * found.log_variance).exp())
+    logits = second.decoder(found.mean + noise * normal.stddev)
+    pixels = torch.distributions.Bernoulli(logits=logits, validate_args=False)
+    apart_from = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    missed = second.missed(x, found, noise)
+    torch.testing.assert_close(missed, apart_from - pixels.log_prob(x.flatten(1)).sum(1))
     joined.method.network.zero_grad(set_to_none=True)
-    found.sum().backward()
+    (found.scores.sum() + missed.sum()).backward()
     assert all(p.grad is None for p in first.parameters())
+    assert all(p.grad is not None for p in second.parameters())
+
+
+def test_later_experts_have_as_many_layers_as_the_first() -> None:
+    with pytest.raises(Refused, match=r"method.added=\[4\]: experts have 2 hidden layers \(method.hidden=\[6, 5\]\)"):
+        mixture(hidden=[6, 5], added=[4])
 
 
 def test_what_an_expert_explains_teaches_that_expert() -> None:

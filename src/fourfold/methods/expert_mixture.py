@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,35 +14,29 @@ from fourfold.benchmarks.interface import Benchmark
 from fourfold.errors import Refused
 from fourfold.experience import Run
 from fourfold.methods.buffers import stored_bytes
-from fourfold.methods.generative import VariationalAutoencoder
+from fourfold.methods.generative import decoder, drawn, evidence_bound
 from fourfold.methods.interface import Method
 from fourfold.randomness import seed_of
 from fourfold.settings.stream import Observation, View
 
 
-class Expert(nn.Module):
-    """p(x, y | expert) = p(x) p(y | x): a variational autoencoder and a classifier of their own.
+class Column(nn.Module):
+    """A multilayer network that is also shown the hidden layers of columns before it, through adapters of its own:
 
-    ``earlier``: of so many experts the classifier is also shown the hidden layers, through adapters of its own:
-    h_l = relu(W_l h_{l-1} + sum_j U_lj h_{l-1} of expert j); no gradient goes back to them.
+    h_l = relu(W_l h_{l-1} + sum_j U_lj h_{l-1} of column j); no gradient goes back to them. ``before``: their sizes.
     """
 
-    def __init__(self, shape: Sequence[int], hidden: Sequence[int], latent: int, outputs: int, earlier: int) -> None:
+    def __init__(self, sizes: Sequence[int], before: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        self.generator = VariationalAutoencoder(shape, hidden, latent)
-        sizes = [math.prod(shape), *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(into, out) for into, out in pairwise(sizes))
         self.adapters = nn.ModuleList(
-            nn.ModuleList(nn.Linear(into, out, bias=False) for _ in range(earlier)) for into, out in pairwise(sizes[1:])
+            nn.ModuleList(nn.Linear(other[depth], out, bias=False) for other in before)
+            for depth, out in enumerate(sizes[2:])
         )
 
-    def log_inputs(self, inputs: Tensor) -> Tensor:
-        """A lower bound of log p(x), at the mean code: [batch]."""
-        return -self.generator.loss(inputs, inputs.new_zeros(len(inputs), self.generator.latent))
-
-    def classify(self, inputs: Tensor, earlier: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
-        """Scores [batch, outputs], and the hidden layers; ``earlier``: those of the experts before."""
-        hidden = [self.layers[0](inputs.flatten(1))]
+    def forward(self, inputs: Tensor, earlier: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """The outputs for [batch, inputs], and the hidden layers; ``earlier``: those of the columns before."""
+        hidden = [self.layers[0](inputs)]
         for depth, layer in enumerate(self.layers[1:]):
             below = hidden[-1] = hidden[-1].relu()
             adapters = self.adapters[depth]
@@ -51,6 +46,55 @@ class Expert(nn.Module):
         return hidden[-1], hidden[:-1]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What an expert makes of inputs: its code's mean and log variance [batch, latent], scores [batch, outputs], and
+    the hidden layers of both."""
+
+    mean: Tensor
+    log_variance: Tensor
+    scores: Tensor
+    encoded: list[Tensor]
+    classified: list[Tensor]
+
+
+class Expert(nn.Module):
+    """p(x, y | expert) = p(x) p(y | x): a variational autoencoder and a classifier of their own.
+
+    Its encoder and its classifier build on those of the experts before it, whose hidden sizes are ``before``; its
+    decoder, with layers of the sizes ``decoded`` in reverse, is its own, as in the published code.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        hidden: Sequence[int],
+        decoded: Sequence[int],
+        latent: int,
+        outputs: int,
+        before: Sequence[Sequence[int]],
+    ) -> None:
+        super().__init__()
+        pixels = math.prod(shape)
+        self.latent = latent
+        self.encoder = Column([pixels, *hidden, 2 * latent], before)
+        self.decoder = decoder(pixels, decoded, latent)
+        self.classifier = Column([pixels, *hidden, outputs], before)
+
+    def look(self, inputs: Tensor, earlier: Sequence[Look]) -> Look:
+        """``earlier``: those of the experts before."""
+        flat = inputs.flatten(1)
+        code, encoded = self.encoder(flat, [look.encoded for look in earlier])
+        scores, classified = self.classifier(flat, [look.classified for look in earlier])
+        mean, log_variance = code.chunk(2, dim=1)
+        return Look(mean, log_variance, scores, encoded, classified)
+
+    def missed(self, inputs: Tensor, look: Look, noise: Tensor) -> Tensor:
+        """An upper bound of -log p(x): [batch]; noise [batch, latent], zero for the mean code."""
+        logits = self.decoder(drawn(look.mean, look.log_variance, noise))
+        return evidence_bound(inputs.flatten(1), logits, look.mean, look.log_variance)
+
+
 class CNDPM(Method):
     """Continual neural Dirichlet process mixture (Lee, Ha, Zhang & Kim 2020).
 
@@ -58,7 +102,8 @@ class CNDPM(Method):
     it has, or to none of them if that is below ``log_alpha``. What belongs to none waits in a memory; when that is
     full, a new expert learns it in ``sleep_steps`` steps. Experts learn what belongs to them as it comes. A prediction
     is log sum_k N_k p(x|k) p(y|x, k). Until the first expert there is, all outputs score alike. Inputs in [0, 1].
-    ``lateral``: a new expert's classifier builds on those before it; the paper's autoencoders do so too, these do not.
+    ``lateral``: a new expert's encoder and classifier build on those before it. ``added``: hidden sizes of the encoder
+    and the classifier of all experts but the first, where they differ.
     """
 
     def __init__(
@@ -70,13 +115,17 @@ class CNDPM(Method):
         hidden: list[int],
         latent: int,
         lateral: bool,
+        added: list[int] | None,
         learning_rate: float,
         clip: float,
     ) -> None:
         self.memory_size = memory
         self.log_alpha = log_alpha
         self.sleep_steps, self.sleep_batch = sleep_steps, sleep_batch
+        if added is not None and len(added) != len(hidden):
+            raise Refused(f"method.added={added}: experts have {len(hidden)} hidden layers (method.hidden={hidden})")
         self.hidden, self.latent, self.lateral = hidden, latent, lateral
+        self.added = hidden if added is None else added
         self.rate, self.clip = learning_rate, clip
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
@@ -127,23 +176,22 @@ class CNDPM(Method):
 
     def _joint(self, inputs: Tensor) -> Tensor:
         """log N_k + log p(x|k) + log p(y|x, k): [experts, batch, outputs]."""
+        none = inputs.new_zeros(len(inputs), self.latent)
         parts: list[Tensor] = []
-        earlier: list[list[Tensor]] = []
-        for expert, count in zip(self.network, self.numbers, strict=True):
+        looks = self._looks(len(self.network), inputs)
+        for expert, look, count in zip(self.network, looks, self.numbers, strict=True):
             assert isinstance(expert, Expert)
-            scores, hidden = expert.classify(inputs, earlier)
-            parts.append(math.log(count) + expert.log_inputs(inputs)[:, None] + scores.log_softmax(1))
-            earlier.append(hidden)
+            explained = -expert.missed(inputs, look, none)
+            parts.append(math.log(count) + explained[:, None] + look.scores.log_softmax(1))
         return torch.stack(parts)
 
-    def _hidden_before(self, number: int, inputs: Tensor) -> list[list[Tensor]]:
-        """The hidden layers of the experts before one, as far as it is shown them."""
-        earlier: list[list[Tensor]] = []
-        with torch.no_grad():
-            for expert in self.network[:number] if self.lateral else ():
-                assert isinstance(expert, Expert)
-                earlier.append(expert.classify(inputs, earlier)[1])
-        return earlier
+    def _looks(self, count: int, inputs: Tensor) -> list[Look]:
+        """What the first experts make of inputs, each shown those before it where they are joined."""
+        looks: list[Look] = []
+        for expert in self.network[:count]:
+            assert isinstance(expert, Expert)
+            looks.append(expert.look(inputs, looks))
+        return looks
 
     def _wait(self, inputs: Tensor, targets: Tensor) -> None:
         for name, values in (("inputs", inputs), ("targets", targets)):
@@ -164,8 +212,10 @@ class CNDPM(Method):
         number = len(self.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.run.seed, "expert", number))
-            earlier = number if self.lateral else 0
-            expert = Expert(self.shape, self.hidden, self.latent, self.view.outputs, earlier)
+            sizes = [self.hidden] + (number - 1) * [self.added]
+            before = sizes if self.lateral and number else []
+            own = self.added if number else self.hidden
+            expert = Expert(self.shape, own, self.hidden, self.latent, self.view.outputs, before)
         self.network.append(expert.to(self.device))
         self.optimizers.append(torch.optim.Adam(self.network[number].parameters(), lr=self.rate))
         self.numbers.append(1)
@@ -176,9 +226,10 @@ class CNDPM(Method):
         expert, optimizer = self.network[number], self.optimizers[number]
         assert isinstance(expert, Expert)
         noise = torch.randn(len(targets), self.latent, generator=self.noise).to(self.device)
-        explained = expert.generator.loss(inputs, noise).mean()
-        scores, _ = expert.classify(inputs, self._hidden_before(number, inputs))
-        loss = explained + F.cross_entropy(scores, targets)
+        with torch.no_grad():
+            earlier = self._looks(number, inputs) if self.lateral else []
+        look = expert.look(inputs, earlier)
+        loss = expert.missed(inputs, look, noise).mean() + F.cross_entropy(look.scores, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(expert.parameters(), self.clip)

@@ -30,30 +30,48 @@ class VariationalAutoencoder(nn.Module):
         self.shape = tuple(shape)
         self.latent = latent
         pixels = math.prod(shape)
-        self.encoder = _layers([pixels, *hidden])
+        self.encoder = layers([pixels, *hidden])
         self.mean = nn.Linear(hidden[-1], latent)
         self.log_variance = nn.Linear(hidden[-1], latent)
-        self.decoder = nn.Sequential(_layers([latent, *reversed(hidden)]), nn.Linear(hidden[0], pixels))
+        self.decoder = decoder(pixels, hidden, latent)
 
     def loss(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """-log p(x|z) + KL(q(z|x) || p(z)) of each sample, [batch]; noise [batch, latent]."""
         flat = inputs.flatten(1)
         code = self.encoder(flat)
         mean, log_variance = self.mean(code), self.log_variance(code)
-        logits = self.decoder(mean + noise * (0.5 * log_variance).exp())
-        missed = F.binary_cross_entropy_with_logits(logits, flat, reduction="none").sum(1)
-        return missed + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        return evidence_bound(flat, self.decoder(drawn(mean, log_variance, noise)), mean, log_variance)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Inputs drawn from the model: [batch, *shape]."""
         return self.decoder(noise).sigmoid().view(len(noise), *self.shape)
 
 
-def _layers(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
+def drawn(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """A code of N(mean, exp(log_variance)), from standard normal noise of the same shape."""
+    return mean + noise * (0.5 * log_variance).exp()
+
+
+def evidence_bound(inputs: Tensor, logits: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """-log p(x|z) + KL(q(z|x) || p(z)) of each sample, [batch].
+
+    inputs, logits [batch, pixels]; mean, log_variance [batch, latent].
+    """
+    missed = F.binary_cross_entropy_with_logits(logits, inputs, reduction="none").sum(1)
+    return missed + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def decoder(pixels: int, hidden: Sequence[int], latent: int) -> nn.Sequential:
+    """Codes to the logits of pixels, through the encoder's layers in reverse."""
+    return nn.Sequential(layers([latent, *reversed(hidden)]), nn.Linear(hidden[0], pixels))
+
+
+def layers(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of these sizes, each followed by a ReLU."""
+    found: list[nn.Module] = []
     for into, out in pairwise(sizes):
-        layers += [nn.Linear(into, out), nn.ReLU()]
-    return nn.Sequential(*layers)
+        found += [nn.Linear(into, out), nn.ReLU()]
+    return nn.Sequential(*found)
 
 
 class GenerativeReplay(Finetune):
