@@ -320,12 +320,20 @@ def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:
 def watch(cell: Mapping[str, Any], device: Device, engine: Engine, folder: Path) -> Monitor:
     """The monitor of the devices of this node, for the process that writes the record; it has seen them idle."""
     asked = cell["measure"]
-    if asked["period"] is None or engine.rank != 0 or device.stand_in or cell["hardware"]["nodes"] > 1:
-        return Monitor([], {}, 1.0)
+    nodes = cell["hardware"]["nodes"]
+    why = {
+        "measure.period=null": asked["period"] is None,
+        "a stand-in device": device.stand_in,
+        f"hardware.nodes={nodes}: only one node would be seen, and a part is not the whole": nodes > 1,
+    }
+    reasons = [reason for reason, holds in why.items() if holds]
+    if engine.rank != 0 or reasons:
+        return Monitor([], {"all": "; ".join(reasons)} if reasons else {}, 1.0)
     identities = []
     if device.accelerator:
         module = torch.get_device_module(device.kind)
-        identities = [str(getattr(module.get_device_properties(i), "uuid", "")) for i in range(device.count)]
+        uuids = [getattr(module.get_device_properties(i), "uuid", "") for i in range(device.count)]
+        identities = [uuid.hex() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
     monitor = open_monitor(device.backend, identities, asked["period"], folder)
     monitor.watch_idle(asked["idle"])
     return monitor

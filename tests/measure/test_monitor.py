@@ -215,6 +215,7 @@ def amdsmi(power: Mapping[str, Any]) -> Any:
         amdsmi_shut_down=lambda: None,
         amdsmi_get_processor_handles=lambda: ["first", "second"],
         amdsmi_get_gpu_device_uuid=lambda handle: {"first": "aaff", "second": "bbff"}[handle],
+        amdsmi_get_gpu_enumeration_info=lambda handle: {"hip_id": 0, "hip_uuid": f"GPU-{handle:_<16}"},
         amdsmi_get_gpu_vram_usage=lambda handle: {"vram_total": 196592, "vram_used": 1024},
         amdsmi_get_power_info=lambda handle: power,
         amdsmi_get_energy_count=lambda handle: {
@@ -244,11 +245,28 @@ def test_an_older_amd_device_has_its_power_under_another_name_and_no_reasons(mon
     library = amdsmi({"current_socket_power": 0xFFFF, "average_socket_power": 290, "socket_power": "N/A"})
     library.amdsmi_get_violation_status = lambda handle: (_ for _ in ()).throw(RuntimeError("not supported"))
     monkeypatch.setitem(sys.modules, "amdsmi", library)
-    found = amd.sources(["unknown"])[0].read()
+    found = amd.sources(["aaff"])[0].read()
     assert found["power"] == 290.0
     assert "throttled" not in found
     with pytest.raises(RuntimeError, match="shows 2 devices, 3 are in use"):
         amd.sources(["a", "b", "c"])
+
+
+def test_a_neighbour_s_device_is_never_read_for_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared node the libraries show all devices, whichever the process may use."""
+    monkeypatch.setitem(sys.modules, "amdsmi", amdsmi({}))
+    monitor = open_monitor("hip", ["unknown"], 1.0)
+    said = "RuntimeError: AMD SMI shows 2 devices, 1 in use, and their UUIDs do not tell which"
+    assert monitor.absent["hip"] == said
+    assert not [source for source in monitor.sources if source.kind == "device"]
+    assert [source.handle for source in amd.sources(["bbff", "aaff"])] == ["second", "first"]
+    as_torch_spells_it = b"second__________".hex()
+    assert [source.handle for source in amd.sources([as_torch_spells_it])] == ["second"]
+    assert [source.handle for source in amd.sources(["", ""])] == ["first", "second"]  # all of them: none is another's
+    monkeypatch.setitem(sys.modules, "pyzes", level_zero())
+    assert [source.device.value for source in intel.sources([f"{2:032x}"])] == [2]
+    with pytest.raises(RuntimeError, match="Level Zero shows 2 devices, 1 in use, and their UUIDs do not tell which"):
+        intel.sources([f"{7:032x}"])
 
 
 def structure(**fields: Any) -> type[ctypes.Structure]:
@@ -289,10 +307,17 @@ def level_zero() -> Any:
         pointer._obj.value = 48.5
         return 0
 
+    def properties(device: Any, pointer: Any) -> int:
+        pointer._obj.core.uuid.id[15] = device.value
+        return 0
+
     kinds = ("driver", "device", "mem", "pwr", "freq", "temp", "engine")
     u64, double = ctypes.c_uint64, ctypes.c_double
     return SimpleNamespace(
         **{f"zes_{kind}_handle_t": handle for kind in kinds},
+        ZES_STRUCTURE_TYPE_DEVICE_PROPERTIES=0x1,
+        zes_device_properties_t=structure(stype=ctypes.c_int32, core=structure(uuid=structure(id=ctypes.c_ubyte * 16))),
+        zesDeviceGetProperties=properties,
         ZES_STRUCTURE_TYPE_MEM_STATE=0x1E,
         ZES_STRUCTURE_TYPE_FREQ_STATE=0x1B,
         zes_mem_state_t=structure(stype=ctypes.c_int32, free=u64, size=u64),
@@ -328,12 +353,12 @@ def test_an_intel_device_without_power_domains_tells_the_rest(monkeypatch: pytes
     library = level_zero()
     library.zesDeviceEnumPowerDomains = lambda *_: 0x78000003  # unsupported feature
     monkeypatch.setitem(sys.modules, "pyzes", library)
-    found = intel.sources([""])[0].read()
+    found = intel.sources([f"{1:032x}"])[0].read()
     assert "energy" not in found
     assert found["temperature"] == 48.5
     library.zesInit = lambda flags: 0x78000001
     with pytest.raises(RuntimeError, match="zesInit gave 0x78000001"):
-        intel.sources([""])
+        intel.sources([f"{1:032x}"])
 
 
 def rapl(folder: Path, energy: int, dram: int | None = None) -> Path:
@@ -372,8 +397,32 @@ def test_rapl_that_may_not_be_read_is_absent(tmp_path: Path, monkeypatch: pytest
     assert not any("joules" in name for name in found)
 
 
-def test_no_powercap_is_no_source(tmp_path: Path) -> None:
-    assert processor.sources("device", tmp_path / "absent") == []
+def test_no_powercap_is_absent_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor.sources, "__defaults__", (tmp_path / "absent",))
+    monitor = open_monitor("cpu", [], 1.0)
+    assert monitor.as_dict()["absent"] == {
+        "rapl": f"FileNotFoundError: no energy counter of a processor in {tmp_path / 'absent'}"
+    }
+    assert [source.name for source in monitor.sources] == ["host"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "period", "stand_in", "why"),
+    [
+        (2, 1.0, False, "hardware.nodes=2: only one node would be seen"),
+        (1, None, False, "measure.period=null"),
+        (1, 1.0, True, "a stand-in device"),
+    ],
+)
+def test_what_is_not_watched_says_why(nodes: int, period: float | None, stand_in: bool, why: str) -> None:
+    from fourfold.experiment import watch
+
+    cell = {"measure": {"period": period, "idle": 0}, "hardware": {"nodes": nodes}}
+    device: Any = SimpleNamespace(stand_in=stand_in, accelerator=False, backend="cpu")
+    engine: Any = SimpleNamespace(rank=0)
+    monitor = watch(cell, device, engine, Path("."))
+    assert monitor.sources == []
+    assert [reason.startswith(why) for reason in monitor.as_dict()["absent"].values()] == [True]
 
 
 def test_idle_takes_no_time_where_nothing_tells_power() -> None:

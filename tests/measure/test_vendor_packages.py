@@ -60,7 +60,7 @@ def test_what_we_call_takes_what_we_give(package: str, module: str, pattern: str
 def test_amd_smi_answers_in_the_words_that_we_read() -> None:
     text = "\n".join(ast.unparse(tree) for tree in sources_of("amdsmi"))
     words = ("vram_used", "current_socket_power", "average_socket_power", "energy_accumulator", "counter_resolution")
-    for word in (*words, "gfx_activity", "clk", *amd.REASONS):
+    for word in (*words, "gfx_activity", "clk", "hip_uuid", *amd.REASONS):
         assert f"'{word}'" in text, word
     for member in ("HOTSPOT", "CURRENT", "GFX"):
         assert re.search(rf"\b{member} = ", text), member
@@ -74,7 +74,18 @@ def test_level_zero_has_the_functions_and_the_structures_that_we_fill() -> None:
     states = set(re.findall(r'"(power_energy_counter|mem_state|freq_state|engine_stats)"', ours))
     for name in names | {f"zes_{state}_t" for state in states}:
         assert re.search(rf"\b{name}\b", text), name
-    for field in ("throttleReasons", "activeTime", "timestamp", "actual", "free", "size", "energy"):
+    for field in (
+        "throttleReasons",
+        "activeTime",
+        "timestamp",
+        "actual",
+        "free",
+        "size",
+        "energy",
+        "core",
+        "uuid",
+        "id",
+    ):
         assert f"'{field}'" in text, field
 
 

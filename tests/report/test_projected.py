@@ -94,7 +94,7 @@ def test_tables_mark_rate_and_memory_and_keep_them_when_narrow(
     cell(tmp_path, "resnet", "h100", 2000.0, measured=False, bound=True)
     assert main(["report", "--all", "--output-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB ±10%", "limit drawn", "not measured on that device"):
+    for expected in ("~1,000 (500 to 2,000)", "≤2,000", "~3 GiB ±10%", "not measured on that device", "its limit all"):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 100
     assert "over the steps" not in text

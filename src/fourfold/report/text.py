@@ -393,7 +393,7 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
             f"{PROJECTED_MARK} by a fitted model, with its 95 % interval; {BOUND_MARK} at most: nothing was fitted"
         )
         if any("joules_per_unit_at_limit" in row.figures for row in rows):
-            notes.append(f"{ENERGY}: with the board's limit drawn all the time, which no step does")
+            notes.append(f"{ENERGY}: if the board draws its limit all the time; it may draw less")
     first = first_hardware(rows)
     unlike = ratio_texts(rows, first)[1] if first else []
     notes += [f"times {_bare(first or '')}: {note}" for note in unlike[:MOST_PROBLEMS]]

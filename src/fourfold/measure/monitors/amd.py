@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.measure.monitors.interface import THROTTLED, Look, guarded
+from fourfold.measure.monitors.interface import THROTTLED, Look, guarded, in_use, plain
 
 MEBIBYTE = 2**20
 # Of amdsmi_get_violation_status: what is active now (MI300 and later).
@@ -17,19 +17,26 @@ REASONS = {
 
 
 def sources(identities: Sequence[str]) -> list["AmdSmi"]:
-    """One source for each device, in the order of AMD SMI where it tells no UUID that we know.
+    """One source for each device, found by its UUID.
 
-    Raises ImportError without the package, and its own error without a driver.
+    Raises ImportError without the package, its own error without a driver, RuntimeError where UUIDs do not match.
     """
     import amdsmi
 
     amdsmi.amdsmi_init()
     handles = amdsmi.amdsmi_get_processor_handles()
-    if len(handles) < len(identities):
-        raise RuntimeError(f"AMD SMI shows {len(handles)} devices, {len(identities)} are in use")
-    known = {_plain(amdsmi.amdsmi_get_gpu_device_uuid(handle)): handle for handle in handles}
-    chosen = [known.get(_plain(identity), handles[index]) for index, identity in enumerate(identities)]
+    chosen = in_use("AMD SMI", handles, identities, lambda handle: uuids(amdsmi, handle))
     return [AmdSmi(amdsmi, index, handle) for index, handle in enumerate(chosen)]
+
+
+def uuids(library: Any, handle: Any) -> list[str]:
+    """Of one device: the driver's, and HIP's, which are 16 letters that torch spells as the bytes that they are."""
+    found = [library.amdsmi_get_gpu_device_uuid(handle)]
+    try:
+        hip = plain(library.amdsmi_get_gpu_enumeration_info(handle)["hip_uuid"])
+    except Exception:  # not in older ones
+        return found
+    return [*found, hip, hip.encode().hex()]
 
 
 class AmdSmi:
@@ -82,7 +89,3 @@ def throttled(status: Mapping[str, Any]) -> int:
         if status.get(name) is True:
             found |= THROTTLED[reason]
     return found
-
-
-def _plain(identity: str) -> str:
-    return identity.lower().removeprefix("gpu-").replace("-", "")

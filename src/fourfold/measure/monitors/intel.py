@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fourfold.measure.monitors.interface import THROTTLED, Look, guarded
+from fourfold.measure.monitors.interface import THROTTLED, Look, guarded, in_use
 
 # zes_freq_throttle_reason_flags_t (Level Zero specification, sysman): average and burst power cap, current limit,
 # thermal limit, power supply alert, hardware range, thermal.
@@ -12,9 +12,9 @@ REASONS = {0x1: "power", 0x2: "power", 0x4: "power", 0x8: "heat", 0x10: "hardwar
 
 
 def sources(identities: Sequence[str]) -> list["LevelZero"]:
-    """One source for each device, in the order of Level Zero.
+    """One source for each device, found by its UUID.
 
-    Raises ImportError without the package, RuntimeError if Level Zero has no such devices.
+    Raises ImportError without the package, RuntimeError if Level Zero has no such devices or does not tell which.
     """
     import pyzes
 
@@ -25,9 +25,17 @@ def sources(identities: Sequence[str]) -> list["LevelZero"]:
         for driver in drivers
         for device in handles(lambda *a, driver=driver: pyzes.zesDeviceGet(driver, *a), "zes_device_handle_t", pyzes)
     ]
-    if len(devices) < len(identities):
-        raise RuntimeError(f"Level Zero shows {len(devices)} devices, {len(identities)} are in use")
-    return [LevelZero(pyzes, index, devices[index]) for index in range(len(identities))]
+    chosen = in_use("Level Zero", devices, identities, lambda device: uuids(pyzes, device))
+    return [LevelZero(pyzes, index, device) for index, device in enumerate(chosen)]
+
+
+def uuids(library: Any, device: Any) -> list[str]:
+    """Of one device; none if it does not tell."""
+    properties = library.zes_device_properties_t()
+    properties.stype = library.ZES_STRUCTURE_TYPE_DEVICE_PROPERTIES
+    if library.zesDeviceGetProperties(device, ctypes.byref(properties)) != 0:
+        return []
+    return [bytes(properties.core.uuid.id).hex()]
 
 
 class LevelZero:
@@ -37,7 +45,7 @@ class LevelZero:
 
     def __init__(self, library: Any, index: int, device: Any) -> None:
         self.name = f"gpu_{index}"
-        self.library = library
+        self.library, self.device = library, device
         self.active: tuple[int, int] | None = None
 
         def parts(function: str, kind: str) -> list[Any]:

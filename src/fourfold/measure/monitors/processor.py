@@ -6,13 +6,16 @@ from pathlib import Path
 RAPL = Path("/sys/class/powercap")
 
 
-def sources(kind: str, folder: Path = RAPL) -> list["Host | Rapl"]:
-    """The host, and its packages if RAPL tells of them; ``kind``: device if the processor is what serves the cell.
+def sources(kind: str, folder: Path = RAPL) -> list["Rapl"]:
+    """The processor's packages; ``kind``: device if the processor is what serves the cell.
 
-    Raises PermissionError if the counters are there and may not be read.
+    Raises FileNotFoundError if RAPL tells of none, PermissionError if the counters are there and may not be read.
     """
     packages = [path for path in sorted(folder.glob("intel-rapl:*")) if path.name.count(":") == 1]
-    return [Rapl(path, kind) for path in packages if (path / "energy_uj").is_file()]
+    found = [Rapl(path, kind) for path in packages if (path / "energy_uj").is_file()]
+    if not found:
+        raise FileNotFoundError(f"no energy counter of a processor in {folder}")
+    return found
 
 
 class Rapl:
