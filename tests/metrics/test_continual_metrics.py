@@ -25,6 +25,7 @@ R = np.array(
         (continual.learning_accuracy, (0.90 + 0.80 + 0.85) / 3),
         (continual.average_incremental_accuracy, (0.90 + (0.95 + 0.80) / 2 + (0.60 + 0.70 + 0.85) / 3) / 3),
         (continual.forgetting_max, ((0.95 - 0.60) + (0.80 - 0.70)) / 2),
+        (continual.forgetting_max_with_last, ((0.95 - 0.60) + (0.80 - 0.70)) / 2),
         (continual.forgetting_last, ((0.90 - 0.60) + (0.80 - 0.70)) / 2),
         (continual.bwt_gem, ((0.60 - 0.90) + (0.70 - 0.80)) / 2),
         (continual.fwt_gem, ((0.15 - 0.20) + (0.40 - 0.30)) / 2),
@@ -37,6 +38,24 @@ R = np.array(
 )
 def test_golden(metric, value: float) -> None:
     assert metric(R) == pytest.approx(value)
+
+
+def test_a_context_that_is_best_at_the_end_is_forgotten_by_less_than_nothing_or_by_nothing() -> None:
+    matrix = R.copy()
+    matrix[3, 1] = 0.95  # 0.80 before
+    assert continual.forgetting_max(matrix) == pytest.approx(((0.95 - 0.60) + (0.80 - 0.95)) / 2)
+    assert continual.forgetting_max_with_last(matrix) == pytest.approx((0.95 - 0.60) / 2)
+    assert continual.forgetting_max_with_last(matrix[:2]) is None
+
+
+def test_contexts_count_by_their_samples_where_all_were_evaluated() -> None:
+    entries = evaluations(R.tolist())
+    for entry in entries:
+        entry["samples"] = 100 * (entry["context"] + 1)
+    assert continual.sample_weighted_accuracy(entries) == pytest.approx((0.60 + 2 * 0.70 + 3 * 0.85) / 6)
+    assert continual.sample_weighted_accuracy(entries[:-1]) is None, "the last context was not evaluated at the end"
+    assert continual.sample_weighted_accuracy(entries[:3]) is None, "nothing was learned"
+    assert continual.sample_weighted_accuracy([]) is None
 
 
 def test_the_matrix_is_read_from_the_evaluations() -> None:

@@ -86,3 +86,7 @@ def test_scores_of_the_challenges() -> None:
     assert score == pytest.approx(0.3 * 0.8 + 0.1 * 0.6 + 0.15 * 0.5 + 0.125 * 0.75 + 0.125 * 0.5 + 0.125 + 0.075)
     assert efficiency.cl_score_diaz({"ACC": 0.8, "REM": 0.6}) == pytest.approx(0.7)
     assert efficiency.cl_score_diaz({"ACC": 0.8, "REM": 0.6}, {"ACC": 0.25, "REM": 0.75}) == pytest.approx(0.65)
+    runs = [{"ACC": 0.7, "REM": 0.6}, {"ACC": 0.8, "REM": 0.6}, {"ACC": 0.9, "REM": 0.6}]  # deviations 0.1 and 0
+    assert efficiency.cl_stability_diaz(runs) == pytest.approx(1 - 0.05)
+    assert efficiency.cl_stability_diaz(runs, {"ACC": 0.25, "REM": 0.75}) == pytest.approx(1 - 0.025)
+    assert efficiency.cl_stability_diaz(runs[:1]) is None

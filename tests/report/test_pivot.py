@@ -137,3 +137,30 @@ def test_costs_count_beside_the_largest_of_the_sweep(tmp_path: Path, capsys: Any
     assert found["replay"] == pytest.approx(accuracy + 0.125 + 0.075)
     _, out, _ = said(capsys, tmp_path, "--metric", "class_accuracy_1", "--json")
     assert [row["class_accuracy_1"] for row in json.loads(out)] == [0.6, 0.6]
+
+
+def test_stability_is_one_number_of_all_seeds(tmp_path: Path, capsys: Any) -> None:
+    made = []
+    for method, seed, last in (("ewc", 0, 0.5), ("ewc", 1, 0.7), ("replay", 0, 0.6)):
+        record = make_record(setting=CLASS, method=method, seed=seed, evaluations=matrix(last))
+        record.measurements |= {
+            "held": [{"after": after, "parameters": 400, "samples": 10} for after in (0, 1, 2)],
+            "data": {"bytes": 100, "units": [40.0, 40.0]},
+            "flops": {"model": 5.0, "executed": 5.0, "alike": True},
+        }
+        made.append(record)
+    write_sweep(tmp_path, made)
+    for record in made:
+        work = {"context": np.array([0, 0, 1, 1]), "step_units": np.full(4, 40.0)}
+        record.write(tmp_path / "cells" / record.cell, {**make_series(4), **work})
+    status, out, err = said(capsys, tmp_path, "--metric", "cl_stability_diaz", "--json")
+    assert status == 0, err
+    rows = [row for row in json.loads(out) if row["cl_stability_diaz"] is not None]
+    # R = [[.9, .2], [last, last]]: ACC = (.9 + 2 last) / 3, REM = 1 - (.9 - last), the other five alike
+    apart = 0.2 / 2**0.5
+    assert [(row["method"], row["cl_stability_diaz"], row["seeds"]) for row in rows] == [
+        ("ewc", pytest.approx(1 - (apart * 2 / 3 + apart) / 7), 1)
+    ]
+    write_sweep(tmp_path / "one", made[2:])
+    status, _, err = said(capsys, tmp_path / "one", "--metric", "cl_stability_diaz")
+    assert (status, "of two seeds or more" in err) == (2, True)

@@ -35,6 +35,7 @@ MATRIX_FIGURES = {
 TRANSFER_FIGURES = {
     "aaa": continual.aaa,
     "forgetting_max": continual.forgetting_max,
+    "forgetting_max_with_last": continual.forgetting_max_with_last,
     "forgetting_last": continual.forgetting_last,
     "bwt_gem": continual.bwt_gem,
     "fwt_gem": continual.fwt_gem,
@@ -200,6 +201,7 @@ def evaluation_figures(record: Record) -> dict[str, float | None]:
             for name, function in functions.items():
                 found[name.replace("accuracy", metric) + ("_masked" if masked else "")] = function(matrix)
     found["amca"] = continual.amca(record.evaluations)
+    found["sample_weighted_accuracy"] = continual.sample_weighted_accuracy(record.evaluations)
     return found | nats_figures(record)
 
 

@@ -41,6 +41,16 @@ def average_accuracy(matrix: Matrix) -> float | None:
     return None if len(matrix) < 2 else _mean(matrix[-1])
 
 
+def sample_weighted_accuracy(evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+    """sum_j n_j R[T, j] / sum_j n_j, n_j the test samples of context j: the share of right answers to all of them."""
+    entries = [entry for entry in evaluations if entry.get("metric") == "accuracy"]
+    last = [entry for entry in entries if entry["after"] and entry["after"] == max(int(e["after"]) for e in entries)]
+    known = {entry["context"]: (entry["value"], entry["samples"]) for entry in last}
+    count = sum(samples for _, samples in known.values())
+    complete = known and count and {entry["context"] for entry in entries} == set(known)
+    return sum(value * samples for value, samples in known.values()) / count if complete else None
+
+
 def untrained_accuracy(matrix: Matrix) -> float | None:
     """(1/T) sum_j R[0, j]: the mean over contexts before any learning (the b_j of ``fwt_gem``)."""
     return _mean(matrix[0])
@@ -67,6 +77,16 @@ def forgetting_max(matrix: Matrix) -> float | None:
     if np.isnan(_diagonal(matrix)[:-1]).any():
         return None
     return _mean(np.nanmax(trained, axis=0) - matrix[-1, :-1])
+
+
+def forgetting_max_with_last(matrix: Matrix) -> float | None:
+    """(1/(T-1)) sum_{j<T} (max_{l<=T} R[l, j] - R[T, j]): the same, with the last value among those the best is of.
+
+    Never negative: a context that is best at the end counts 0 (Mammoth's).
+    """
+    if forgetting_max(matrix) is None:
+        return None
+    return _mean(np.nanmax(matrix[1:, :-1], axis=0) - matrix[-1, :-1])
 
 
 def forgetting_last(matrix: Matrix) -> float | None:

@@ -151,3 +151,17 @@ def cl_score_diaz(criteria: Mapping[str, float], weights: Mapping[str, float] | 
     """
     chosen = dict.fromkeys(criteria, 1 / len(criteria)) if weights is None else weights
     return float(sum(chosen[name] * value for name, value in criteria.items()))
+
+
+def cl_stability_diaz(
+    criteria: Sequence[Mapping[str, float]], weights: Mapping[str, float] | None = None
+) -> float | None:
+    """CL_stability = 1 - sum_k w_k stddev(c_k) over runs that differ in the seed (Diaz-Rodriguez et al. 2018).
+
+    criteria: those of ``cl_score_diaz``, of each run; weights as there. The deviation is the sample's (n - 1). None for
+    a single run.
+    """
+    if len(criteria) < 2:
+        return None
+    spread = {name: float(np.std([own[name] for own in criteria], ddof=1)) for name in criteria[0]}
+    return 1.0 - cl_score_diaz(spread, weights)

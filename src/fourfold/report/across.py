@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fourfold import errors
 from fourfold.metrics import continual, efficiency
+from fourfold.report.groups import group
 from fourfold.report.read import Cell
 
 _FLOPS = "it needs measure.flops=on, one process, and several contexts learned one by one"
@@ -14,13 +15,30 @@ NEEDED = {
     "intransigence": "it compares with method=joint in the same sweep",
     "cl_score_clvision2020": "it needs measure.period= a number, and accuracies of several contexts",
     "cl_score_diaz": _FLOPS,
+    "cl_stability_diaz": f"{_FLOPS}, of two seeds or more",
     "compute_efficiency": _FLOPS,
 }
 
 
 def with_comparisons(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, with ``intransigence``, ``cl_score_clvision2020`` and ``class_accuracy_LABEL`` where there are any."""
-    return _with_clvision([_with_classes(cell) for cell in _with_intransigence(cells)])
+    """The cells, with ``intransigence``, ``cl_score_clvision2020``, ``cl_stability_diaz`` and ``class_accuracy_LABEL``
+    where there are any."""
+    return _with_stability(_with_clvision([_with_classes(cell) for cell in _with_intransigence(cells)]))
+
+
+def _with_stability(cells: Sequence[Cell]) -> list[Cell]:
+    """``cl_stability_diaz`` is one number of all seeds of a row: their first cell has it, so that it counts once."""
+    found: dict[int, float] = {}
+    for row in group(cells):
+        whole = [cell for cell in row.cells if cell.state == errors.DONE and "cl_score_diaz" in cell.numbers]
+        criteria = [{name: cell.numbers[figure] for name, figure in efficiency.DIAZ.items()} for cell in whole]
+        stability = efficiency.cl_stability_diaz(criteria)
+        if stability is not None:
+            found[id(whole[0])] = stability
+    return [
+        replace(cell, numbers={**cell.numbers, "cl_stability_diaz": found[id(cell)]}) if id(cell) in found else cell
+        for cell in cells
+    ]
 
 
 def _with_classes(cell: Cell) -> Cell:
