@@ -1,5 +1,6 @@
 """Asked and found must agree. Devices that are not here are played by stand-ins for torch's modules."""
 
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -200,3 +201,19 @@ def test_a_stand_in_is_a_cpu_with_the_other_s_facts() -> None:
     found = acquire(hardware("hardware=mi300", "hardware.stand_in=true"))
     assert (found.kind, found.evidence, found.accelerator) == ("cpu", "simulated", False)
     assert "standing in for mi300" in found.name
+
+
+@pytest.mark.parametrize(
+    ("nodes", "started", "said"),
+    [
+        (1, "3", "needs 2 processes, one for each device, and here are 3; run.py starts as many itself"),
+        (2, "1", "needs 4 processes, one for each device, and here are 1; several nodes take a sweep (-m) with hydra/"),
+    ],
+)
+def test_another_number_of_processes_than_devices_says_what_starts_them(
+    nodes: int, started: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", started)
+    device = acquire(hardware("hardware=cpu", "hardware.devices=2"))
+    with pytest.raises(Refused, match=re.escape(said)):
+        Engine(device, "fp32", "ddp", nodes, "fp32")

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fourfold.projection.cell import sizes_of
 from fourfold.projection.model import Table, project
 from fourfold.projection.trace import Facts
 from fourfold.report import report
+from records import make_record, make_series, write_cell
 
 SMALL = ("scale=smoke", "mode=projected")
 FITTED = {
@@ -186,6 +188,51 @@ def test_a_fit_knows_how_far_off_it_is(rows: list[calibrate.Row]) -> None:
     odd = [replace(row, rate=row.rate * (2 if row.group == "group 2" else 1)) for row in rows]
     errors = calibrate.fit(odd, "test", "").errors
     assert all(errors[row.name] == pytest.approx(-math.log(2), abs=0.2) for row in odd if row.group == "group 2")
+
+
+def test_a_fit_says_what_lies_on_its_bound(rows: list[calibrate.Row]) -> None:
+    made = calibrate.Fit({**FITTED, "launch": 2e-6, "spread": 0.1}, {row.name: 0.0 for row in rows})
+    said = "launch=2e-06 lies on its bound: the rows would have it beyond, so it is no measure of its own"
+    assert calibrate.text(made, rows).splitlines()[-1] == said
+    assert "launch: 2e-06   # on its bound: " in calibrate.yaml_text(made, "this test")
+    inside = calibrate.Fit({**made.calibration, "launch": 3e-6}, made.errors)
+    assert "bound" not in calibrate.text(inside, rows) + calibrate.yaml_text(inside, "this test")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("odd,benchmark=matmul hardware=a100,fast,yes", "line 3: units_per_second=fast: must be a number above 0"),
+        ("odd,benchmark=matmul hardware=a100,-1,yes", "line 3: units_per_second=-1: must be a number above 0"),
+        ("odd,benchmark=matmul hardware=a100,nan,yes", "line 3: units_per_second=nan: must be a number above 0"),
+        ("odd,benchmark=matmul hardware=a100", None),  # not used
+        ("odd,benchmark=nothing,1,yes", "line 3: benchmark=nothing"),
+    ],
+)
+def test_a_bad_line_of_a_table_is_named(line: str, said: str | None, tmp_path: Path) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text(f"name,overrides,units_per_second,use\nfirst,,,a comment\n{line}\n")
+    if said is None:
+        assert calibrate.rows_of_figures(table, print) == []
+        return
+    with pytest.raises(Refused, match=re.escape(said)):
+        calibrate.rows_of_figures(table, print)
+
+
+def test_a_device_that_auto_found_teaches_under_its_own_name(tmp_path: Path) -> None:
+    """And what was dropped is said."""
+    config = plain(compose(["benchmark=matmul", "hardware=auto", "scale=smoke", "batch=auto"]))
+    for number, target in enumerate(["h100", None]):
+        device = {"name": "a device", "target": target}
+        record = make_record("matmul", "auto", seed=number, config=config, device=device, recipe={"batch": 1})
+        write_cell(tmp_path, record, make_series(400))
+    said: list[str] = []
+    (row,) = calibrate.rows_of_records(tmp_path, said.append)
+    assert row.hardware["name"] == "h100"
+    assert row.hardware["bandwidth"] == 3350e9
+    assert [line.partition(": ")[2] for line in said if line.startswith("left out")] == [
+        "device a device: the catalogue states no rates of it"
+    ]
 
 
 def test_too_few_rows_and_unreadable_tables_are_refused(tmp_path: Path, capsys: Any) -> None:

@@ -44,10 +44,7 @@ class Engine:
         )
         if ranks > 1:
             if ranks_started() != ranks:
-                raise Refused(
-                    f"hardware.devices={device.count} hardware.nodes={nodes} needs a process for each device; "
-                    "hydra/launcher=submitit_slurm starts them, in a sweep (-m)"
-                )
+                raise Refused(f"hardware.devices={device.count} hardware.nodes={nodes}: {_too_few(ranks, nodes)}")
             self.fabric.launch()
             self.device = self.fabric.device
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
@@ -190,6 +187,15 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Mapping[str, Any]
     if recipe["name"] == "adamw":
         return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay, fused=fused)
     raise Refused(f"optimizer.name={recipe['name']}: choose one of sgd, adam, adamw")
+
+
+def _too_few(ranks: int, nodes: int) -> str:
+    """What is wrong with the number of processes, and what starts as many as there are devices."""
+    if nodes > 1:
+        remedy = "several nodes take a sweep (-m) with hydra/launcher=submitit_slurm"
+    else:
+        remedy = "run.py starts as many itself, where nothing (srun, torchrun: SLURM_NTASKS, WORLD_SIZE) has before"
+    return f"needs {ranks} processes, one for each device, and here are {ranks_started()}; {remedy}"
 
 
 def ranks_started() -> int:

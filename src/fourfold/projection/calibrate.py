@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from fourfold.composition import compose, plain
-from fourfold.errors import DONE, FourfoldError, Refused
+from fourfold.errors import DONE, FourfoldError, Refused, Unavailable
 from fourfold.projection.cell import facts_of, sizes_of
 from fourfold.projection.model import Efficiency, Table, project
 from fourfold.projection.trace import Facts
 from fourfold.recipe import resolve
+from fourfold.record import Record
 
 NAMES = tuple(Efficiency.__dataclass_fields__)
 # Where the search starts, and its bounds: shares of a peak, and the seconds of a launch.
@@ -133,7 +134,7 @@ def _least_squares(rows: Sequence[Row]) -> dict[str, float]:
 def rows_of_figures(path: Path, say: Callable[[str], None]) -> list[Row]:
     """The rows of a table of known rates: columns name, overrides, units_per_second, use; use says why not, if not.
 
-    Raises Refused for a file that is not such a table.
+    Raises Refused, with the line, for a file that is not such a table.
     """
     try:
         lines = list(csv.DictReader(path.read_text().splitlines()))
@@ -142,14 +143,28 @@ def rows_of_figures(path: Path, say: Callable[[str], None]) -> list[Row]:
     if not lines or not {"name", "overrides", "units_per_second", "use"} <= set(lines[0]):
         raise Refused(f"{path}: needs the columns name, overrides, units_per_second and use")
     found = []
-    for line in lines:
+    for number, line in enumerate(lines, 2):
         if line["use"] == "yes":
-            cell = plain(compose([*line["overrides"].split(), "mode=projected"]))
-            found.append(_row(line["name"], cell, float(line["units_per_second"])))
+            rate = _rate(line["units_per_second"], f"{path}, line {number}")
+            try:
+                cell = plain(compose([*(line["overrides"] or "").split(), "mode=projected"]))
+            except Refused as error:
+                raise Refused(f"{path}, line {number}: {error}") from error
+            found.append(_row(line["name"], cell, rate))
             say(f"traced {line['name']}")
         else:
             say(f"left out {line['name']}: {line['use']}")
     return found
+
+
+def _rate(written: str | None, where: str) -> float:
+    try:
+        rate = float(written or "")
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise Refused(f"{where}: units_per_second={written}: must be a number above 0")
+    return rate
 
 
 def rows_of_records(output_dir: Path, say: Callable[[str], None]) -> list[Row]:
@@ -164,13 +179,28 @@ def rows_of_records(output_dir: Path, say: Callable[[str], None]) -> list[Row]:
             rate = figures(record, read_series(path.parent)).get("units_per_second")
             if record.state != DONE or record.evidence != "measured" or not rate:
                 continue
-            if not record.config["hardware"]["bandwidth"]:
-                continue
-            found.append(_row(record.cell, {**record.config, "mode": "projected"}, rate))
+            cell = {**record.config, "hardware": hardware_of(record), "mode": "projected"}
+            cell["batch"] = record.recipe.get("batch") or cell["batch"]  # what the trials of batch=auto found
+            found.append(_row(record.cell, cell, rate))
             say(f"traced {record.cell}")
         except (FourfoldError, KeyError) as error:
             say(f"left out {path.parent.name}: {error}")
     return found
+
+
+def hardware_of(record: Record) -> dict[str, Any]:
+    """The hardware of a measured cell with the rates that its datasheet states: of one that hardware=auto found, those
+    of the target that the record's device is known as.
+
+    Raises Unavailable for a device that the catalogue does not know.
+    """
+    hardware, target = record.config["hardware"], record.device.get("target")
+    if hardware["bandwidth"]:
+        return dict(hardware)
+    if not target:
+        raise Unavailable(f"device {record.device.get('name')}: the catalogue states no rates of it")
+    stated = plain(compose([f"hardware={target}"]))["hardware"]
+    return {**stated, **{key: hardware[key] for key in ("devices", "nodes", "launcher")}}
 
 
 def _row(name: str, cell: Mapping[str, Any], rate: float) -> Row:
@@ -188,6 +218,7 @@ def text(found: Fit, rows: Iterable[Row]) -> str:
         off = math.exp(error)
         lines.append(f"{row.name:<28} {row.rate:>12.4g} {row.rate * off:>12.4g}   {100 * (off - 1):+.0f} %")
     lines.append(f"median error {100 * found.median_error:.0f} %, spread {found.calibration['spread']:.2f}")
+    lines += [f"{name}={found.calibration[name]:g} lies on its bound: {_BOUND}" for name in _on_bounds(found)]
     return "\n".join(lines)
 
 
@@ -198,7 +229,20 @@ def yaml_text(found: Fit, command: str) -> str:
         "# Shares of the datasheet's peaks; see docs/hardware.md.   python run.py "
         f"benchmark=llama hardware=a100 mode=projected calibration={found.calibration['name']}",
     ]
-    return "\n".join([*lines, *(f"{key}: {_shown(value)}" for key, value in found.calibration.items())]) + "\n"
+    odd = _on_bounds(found)
+    lines += [
+        f"{key}: {_shown(value)}" + (f"   # on its bound: {_BOUND}" if key in odd else "")
+        for key, value in found.calibration.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_BOUND = "the rows would have it beyond, so it is no measure of its own"
+
+
+def _on_bounds(found: Fit) -> list[str]:
+    """The efficiencies that the search would have taken further."""
+    return [name for name in NAMES if any(math.isclose(found.calibration[name], b, rel_tol=1e-3) for b in BOUNDS[name])]
 
 
 def _shown(value: Any) -> str:
