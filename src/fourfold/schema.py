@@ -84,11 +84,19 @@ class Capacity:
 
 
 @dataclass
+class Host:
+    cores: int
+    memory: float
+    worker: float
+    parameter: float
+
+
+@dataclass
 class Request:
     nodes: int
     tasks_per_node: int
-    cpus_per_task: int
-    mem_gb: float
+    cpus_per_task: int | None
+    mem_gb: float | None
     timeout_min: int
     gres: str | None
     constraint: str | None
@@ -129,6 +137,7 @@ class Hardware:
     power: float | None
     peak: Peak
     interconnect: Interconnect
+    host: Host
     launcher: Request
 
 
@@ -201,6 +210,7 @@ class Benchmark:
     rounding: float
     rounding_growth: float
     default_size: str | None
+    parameters: dict[str, float]
     recipe: Recipes
     model: Any
     data: Any
@@ -318,6 +328,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "measure.price": (0.0, 1e6),
     "hardware.devices": (1, 1024),
     "hardware.nodes": (1, 100_000),
+    "hardware.host.cores": (1, 100_000),
+    "hardware.host.memory": (0.0, 1e15),
+    "hardware.host.worker": (0.0, 1e15),
+    "hardware.host.parameter": (0.0, 1e3),
     "hardware.launcher.cpus_per_task": (1, 100_000),
     "hardware.launcher.mem_gb": (0.001, 1e6),
     "hardware.launcher.timeout_min": (1, 1e7),
@@ -366,6 +380,8 @@ NOT_IDENTITY = (
     "benchmark.rounding_growth",
     "method.rounding",
     "method.rounding_growth",
+    "benchmark.parameters",
+    "hardware.host",
     "hardware.launcher",
     "hardware.capacity",
     "hardware.match",

@@ -1,10 +1,14 @@
-"""What a cell asks of a scheduler must be what its hardware says. Nothing here imports torch."""
+"""What a cell asks of a scheduler: it must be what its hardware says, and follows from the workload where it says
+nothing. Nothing here imports torch.
+"""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fourfold.errors import Refused
+from fourfold.recipe import resolve, will_be_accelerator
 
 # gpu, gpu:2, gpu:a100:2 among the words of a gres: kind and count.
 GPUS = re.compile(r"(?:^|,)gpu(?::([A-Za-z_][\w.-]*))?(?::(\d+|\$\{[^}]*\}))?(?=,|\(|$)")
@@ -32,6 +36,35 @@ def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
             )
         if kind in names and not _same(kind, [hardware["name"], *hardware["match"]]):
             raise Refused(f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}")
+
+
+def request_of(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """``hardware.launcher``; where it leaves them null, with the cores of a task and the memory of a node (1e9 bytes)
+    that the workload needs.
+
+    Every process builds the whole network in its node's memory before a device has it; with strategy=fsdp only the
+    first one does, on a node that is not known before. A projection builds none.
+    """
+    hardware, host = cell["hardware"], cell["hardware"]["host"]
+    request = dict(hardware["launcher"])
+    recipe = resolve(cell, will_be_accelerator(cell) is not False)
+    workers = recipe.workers + int(recipe.model.get("workers") or 0)  # data_loading's are its own
+    if request["cpus_per_task"] is None:
+        request["cpus_per_task"] = host["cores"] + workers
+    if request["mem_gb"] is None:
+        size = recipe.size or ("default" if recipe.scale == "full" else None)
+        parameters = cell["benchmark"]["parameters"].get(size, 0.0)
+        processes = hardware["devices"] * (host["memory"] + workers * host["worker"])
+        request["mem_gb"] = math.ceil((processes + _built_whole(cell) * parameters * host["parameter"]) / 1e9)
+    return request
+
+
+def _built_whole(cell: Mapping[str, Any]) -> int:
+    """How many times a node has the whole network in its memory."""
+    server = cell["method"].get("server")
+    if cell["mode"] == "projected" or server == "vllm":  # which makes the weights on the devices
+        return 0
+    return 1 if server or cell["strategy"] == "fsdp" else int(cell["hardware"]["devices"])
 
 
 def check_projection(hardware: Mapping[str, Any], batch: Any) -> None:

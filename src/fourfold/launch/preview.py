@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fourfold.errors import DONE
+from fourfold.hardware.requests import request_of
 from fourfold.launch.cells import PlannedCell
 from fourfold.launch.ending import readable
 
@@ -26,7 +27,7 @@ def preview(cells: Sequence[PlannedCell], left: Collection[int], slots: int) -> 
             known.append(seconds)
         lines.append(f"[{planned.index + 1}/{len(cells)}] {planned.name}  {what}")
     chosen = [planned for planned in cells if planned.index in left]
-    asked = Counter(request_in_words(planned.cell["hardware"]["launcher"]) for planned in chosen)
+    asked = Counter(request_in_words(request_of(planned.cell)) for planned in chosen)
     lines += ["", *(f"{count} x  {request}" for request, count in asked.most_common())]
     lines.append(f"{len(chosen)} of {len(cells)} cells would run; nothing was started")
     if known:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from fourfold.composition import plain
+from fourfold.hardware.requests import request_of
 from fourfold.launch import progress
 from fourfold.launch.cells import PlannedCell, frozen
 from fourfold.launch.ending import Ending
@@ -45,7 +47,7 @@ def _job(program: Program, planned: PlannedCell, on_start: OnStart, on_end: OnEn
     projected = cell["mode"] == "projected"  # one process, without a device
     return Job(
         FrozenJob(program, frozen(planned), planned.index, planned.folder, planned.before),
-        request=hardware["launcher"],
+        request=request_of(cell),
         timeout=cell["timeout"],
         devices=hardware["devices"] if accelerated and not projected else 0,
         ranks=hardware["devices"] if hardware["nodes"] == 1 and not projected else 1,
@@ -78,7 +80,7 @@ def targets(node: Any) -> Iterator[str]:
 def jobs_of_overrides(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
     """Jobs for whichever sweeper and program: composed here, and frozen.
 
-    What a job asks for is its own hardware.launcher, where there is such a node.
+    What a job asks for is that of its cell, or its own hardware.launcher, where there is such a node.
     """
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     if "mode" in launcher.config.hydra.sweep:
@@ -87,6 +89,12 @@ def jobs_of_overrides(launcher: Any, job_overrides: Sequence[Sequence[str]], fir
     for number, overrides in enumerate(job_overrides, first):
         config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
         job = FrozenJob(program, config, number)
-        request = OmegaConf.select(config, "hardware.launcher")
-        jobs.append(Job(job, request=OmegaConf.to_container(request, resolve=True) if request else {}))  # type: ignore[arg-type]
+        jobs.append(Job(job, request=_request(config)))
     return jobs
+
+
+def _request(config: DictConfig) -> dict[str, Any]:
+    if OmegaConf.select(config, "hardware.host") is not None:
+        return request_of(plain(config))
+    request = OmegaConf.select(config, "hardware.launcher")
+    return OmegaConf.to_container(request, resolve=True) if request else {}  # type: ignore[return-value]
