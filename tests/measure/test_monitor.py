@@ -179,6 +179,14 @@ def test_energy_needs_readings_from_the_first_step_to_the_last() -> None:
     assert "joules_per_unit" not in lost([*counter[:3], *[nan] * 8], "energy")
 
 
+def test_no_step_of_its_own_is_no_energy() -> None:
+    """Of a copy that went on after an interruption at its very end, while others still worked."""
+    series = {"monitor.seconds": np.array([0.0, 1.0]), "monitor.gpu_0.power": np.array([100.0, 100.0]), **steps()}
+    series |= {"step_ended": np.full(8, np.nan), "copies.1.step_units": np.ones(8)}
+    told = {"monitor": {"sources": {"gpu_0": "device"}, "failed": {}}}
+    assert "joules_per_unit" not in energy_figures(told, {}, series, devices=1)
+
+
 def test_one_of_two_devices_is_not_both() -> None:
     """A sum of some devices would pass for that of all."""
     series = {"monitor.seconds": np.array([0.0, 1.0]), "monitor.gpu_0.power": np.array([100.0, 100.0]), **steps()}

@@ -143,6 +143,16 @@ def test_a_ratio_of_unlike_work_says_so(tmp_path: Path) -> None:
     assert "times a100: bert, h100: batch differs: 32 and 64" in sweep_text(read_all(tmp_path))
 
 
+@pytest.mark.parametrize(("available", "said"), [(4.0, "yes"), (3.2, "perhaps"), (2.9, "batch ≤ 900")])
+def test_what_fits_only_within_the_error_is_perhaps(available: float, said: str, tmp_path: Path) -> None:
+    record = projected_record("bert", "h100", 1000.0)
+    memory = record.measurements["projection"]["memory"]
+    memory |= {"available": available * 2**30, "fits": available >= 3}
+    write_cell(tmp_path, record, {})
+    row = next(line for line in sweep_text(read_all(tmp_path)).splitlines() if "~1,000" in line)
+    assert said in row
+
+
 def test_mlflow_has_the_marks_in_its_tags() -> None:
     fitted = cell_run(projected_record("bert", "h100", 2000.0), {}, None)
     assert fitted.tags["evidence"] == "projected"

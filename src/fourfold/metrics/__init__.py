@@ -77,7 +77,7 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
 def projected(projection: Mapping[str, Any]) -> dict[str, float | None]:
     """What was computed for a device that was not there. Its evidence is "projected"; none of it was measured."""
     memory = projection.get("memory") or {}
-    needed, error = memory.get("needed"), memory.get("error")
+    needed, error, available = (memory.get(name) for name in ("needed", "error", "available"))
     return (
         {
             "units_per_second": projection.get("units_per_second"),
@@ -88,6 +88,7 @@ def projected(projection: Mapping[str, Any]) -> dict[str, float | None]:
             "projected_memory_bytes_low": None if error is None else needed * (1 - error),
             "projected_memory_bytes_high": None if error is None else needed * (1 + error),
             "fits": memory.get("fits"),
+            "fits_surely": None if error is None or available is None else needed * (1 + error) <= available,
             "largest_batch": memory.get("largest_batch"),
             **_energy_at_limit(projection),
             **{f"bound_by_{name}": share for name, share in (projection.get("bound") or {}).items()},

@@ -36,7 +36,7 @@ def energy_figures(
         found["price_per_unit"] = float(prices["price"]) * devices * busy / 3600 / work
     monitor = measurements.get("monitor") or {}
     names = [name for name, kind in (monitor.get("sources") or {}).items() if kind == "device"]
-    if not names or "monitor.seconds" not in series or "step_ended" not in series or not work:
+    if not names or "monitor.seconds" not in series or "step_ended" not in series or not work or not busy:
         return found
     found |= _state_of_devices(names, series)
     joules = [_over_steps(name, series) for name in names]

@@ -252,12 +252,12 @@ def _single(row: Group, name: str, show: Callable[[float], str]) -> str:
 
 
 def _fits(row: Group) -> str:
-    """Whether a projected cell's memory is there, and else the largest batch for which it is."""
-    fits, largest = row.figures.get("fits"), row.figures.get("largest_batch")
+    """Whether a projected cell's memory is there (perhaps: within its error), else the largest batch that fits."""
+    fits, surely, largest = (row.figures.get(name) for name in ("fits", "fits_surely", "largest_batch"))
     if fits is None:
         return ""
     if fits.mean:
-        return "yes"
+        return "yes" if surely is None or surely.mean else "perhaps"
     return f"batch ≤ {largest.mean:.0f}" if largest is not None and largest.mean else "no"
 
 
