@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-data test-cluster test-cluster-slow lint format docs ui clean
+.PHONY: help setup run test test-slow test-workloads test-data test-cluster test-cluster-slow lint format docs ui clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -36,6 +36,9 @@ test: setup ## the quick tests
 
 test-slow: setup ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not cluster'
+
+test-workloads: setup ## of the tests that take minutes, those of every workload: its smoke size trained, its parameters and FLOP
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not cluster' tests/benchmarks tests/measure
 
 test-data: setup ## the tests on real data sets in FOURFOLD_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'data and not cluster'
