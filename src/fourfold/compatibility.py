@@ -4,11 +4,13 @@ This is the one mechanism behind refusals, pruning, the applicability table and 
 Nothing here imports torch: facts are plain words in the YAML of each member.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 AXES = ("benchmark", "hardware", "setting", "method")
+# Where a refusal looks for who gives what is needed, in this order.
+GIVERS = ("setting", "benchmark", "hardware", "method/rule", "method")
 
 # What each fact means, for `explain`, `tree` and the documentation. A member from outside may use others.
 FACTS: dict[str, str] = {
@@ -115,27 +117,44 @@ def meaning(need: str) -> str | None:
     return ", or ".join(known) or None
 
 
-def explain_unmet(problem: Unmet, members: Iterable[Member], catalogue: Mapping[str, Iterable[Member]]) -> str:
-    """One line: what needs what, who does not give it, and which other choices would.
+def explain_unmet(
+    problems: Sequence[Unmet], members: Iterable[Member], catalogue: Mapping[str, Iterable[Member]]
+) -> str:
+    """One line: what the first of these needs, and what else that member lacks of the same axis; who does not give it,
+    and which other choices would: those with which the cell is valid, if there are any.
 
-    ``catalogue`` maps each axis to all of its members.
+    ``catalogue`` maps each axis to all of its members. Settings come nearest first: the fewest facts granted otherwise.
     """
-    chosen = {member.axis: member for member in members}
-    givers = {
-        axis: [other.name for other in others if met(problem.need, other.gives)] for axis, others in catalogue.items()
-    }
-    axis = next(
-        (axis for axis in ("setting", "benchmark", "hardware", "method/rule", "method") if givers.get(axis)), None
-    )
-    who = f"{problem.member.axis} {problem.member.name} needs {problem.need.replace('|', ' or ')}"
-    if meaning(problem.need):
-        who += f" ({meaning(problem.need)})"
+    members, first = list(members), problems[0]
+    axis = next((axis for axis in GIVERS if _able(catalogue.get(axis, ()), [first.need])), None)
     if axis is None:
-        return f"{who}, which no member gives"
-    verb = "grant" if axis == "setting" else "offer"
-    ours = chosen.get(axis)
-    against = f", which {axis} {ours.name} does not {verb}" if ours else ""
-    return f"{who}{against}; these do: {axis}={','.join(sorted(givers[axis]))}"
+        return f"{first.member.axis} {first.member.name} needs {_told(first.need)}, which no member gives"
+    needs = [first.need]
+    for other in problems[1:]:
+        if other.member == first.member and _able(catalogue[axis], [*needs, other.need]):
+            needs.append(other.need)
+    ours = next((member for member in members if member.axis == axis), None)
+    beside = [member for member in members if member.axis != axis]
+    able = _able(catalogue[axis], needs)
+    working = [other for other in able if not unmet([*beside, other])] or able
+    granted = ours.gives if ours and axis == "setting" else None
+    apart = {other.name: 0 if granted is None else len(other.gives ^ granted) for other in working}
+    near = sorted(apart, key=lambda name: (apart[name], name))
+    who = f"{first.member.axis} {first.member.name} needs {' and '.join(map(_told, needs))}"
+    against = f", which {axis} {ours.name} does not {'grant' if axis == 'setting' else 'offer'}" if ours else ""
+    order = ", nearest first" if granted is not None and len(near) > 1 else ""
+    return f"{who}{against}; these do{order}: {axis}={','.join(near)}"
+
+
+def _able(members: Iterable[Member], needs: Sequence[str]) -> list[Member]:
+    """Those that give all of the needs by themselves."""
+    return [member for member in members if all(met(need, member.gives) for need in needs)]
+
+
+def _told(need: str) -> str:
+    """A need in words, with what it means."""
+    words = need.replace("|", " or ")
+    return f"{words} ({meaning(need)})" if meaning(need) else words
 
 
 def parents(settings: Iterable[Member]) -> dict[str, list[str]]:

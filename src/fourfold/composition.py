@@ -165,7 +165,7 @@ def check_applicability(cell: Mapping[str, Any]) -> None:
     members = compatibility.members_of(cell)
     problems = compatibility.unmet(members)
     if problems:
-        raise Refused(compatibility.explain_unmet(problems[0], members, catalogue()))
+        raise Refused(compatibility.explain_unmet(problems, members, catalogue()))
 
 
 def check_numbers(cell: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def explain_text(overrides: list[str]) -> tuple[str, bool]:
         cell = composition.plain(config)
         members = compatibility.members_of(cell)
         unmet = compatibility.unmet(members)
-        reasons = [compatibility.explain_unmet(each, members, composition.catalogue()) for each in unmet]
+        reasons = [compatibility.explain_unmet([each], members, composition.catalogue()) for each in unmet]
         if problem and not reasons:
             reasons = [problem]
         lines = [*_verdict(members, reasons), "", *_member_lines(members)]
