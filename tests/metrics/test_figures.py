@@ -49,6 +49,10 @@ def test_figures_of_a_cell() -> None:
     assert found["last_loss"] < found["first_loss"]
     assert found["total_seconds"] == 60
     assert found["learn_seconds"] == 2.5
+    assert found["device_seconds"] == pytest.approx(make_series(steps=400)["step_seconds"].sum())
+    record.config["hardware"]["devices"] = 8
+    assert figures(record, make_series(steps=400))["device_seconds"] == pytest.approx(8 * found["device_seconds"])
+    assert "device_seconds" not in figures(record)
     assert found["host_peak_bytes"] == 512 * 2**20
     assert "allocated_peak_bytes" not in found
     assert not any(name.endswith("_masked") for name in found)

@@ -65,6 +65,7 @@ def figures(record: Record, series: Series | None = None) -> dict[str, float]:
         **alignment.figures(series or {}),
         **online.figures(series or {}, record.measurements.get("contexts") or [], score),
         **learning.costs(record.measurements),
+        "device_seconds": learning.device_seconds((series or {}).get("step_seconds", ()), devices_of(record)),
         **efficiency.efficiencies(record, series or {}),
         **energy_figures(record.measurements, record.config.get("measure") or {}, series or {}, devices_of(record)),
         **projected(record.measurements.get("projection") or {}),

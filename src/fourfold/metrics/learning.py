@@ -46,6 +46,12 @@ def costs(measurements: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
+def device_seconds(step_seconds: ArrayLike, devices: int) -> float | None:
+    """Seconds of all steps by the device's clock, times the devices that they kept busy; None without steps."""
+    known = _finite(step_seconds)
+    return float(known.sum()) * devices if known.size else None
+
+
 def overall_units_per_second(measurements: Mapping[str, Any]) -> float | None:
     """All units of work over all seconds of learning, warm-up included; None if either is absent."""
     units = measurements.get("units")
