@@ -92,3 +92,13 @@ def test_a_step_that_ran_out_of_memory_says_which_batch_would_fit(run: Any, monk
     assert "would fit (projected)" in record.message
     batch = int(record.message.split("batch=")[1].split()[0])
     assert 1 <= batch < 64
+
+
+def test_the_remedy_names_values_that_the_cell_has() -> None:
+    def remedy(*words: str) -> str:
+        return room.remedy(plain(compose([*words, "hardware=cpu"])), None)
+
+    assert remedy("benchmark=matmul") == "a smaller benchmark.model.n= may fit"
+    assert remedy("benchmark=all_reduce") == "a smaller benchmark.model.megabytes= may fit"
+    assert remedy("benchmark=resnet") == "a smaller batch=, benchmark.data.samples= or another precision= may fit"
+    assert remedy("benchmark=llama") == "a smaller batch= or another precision= may fit"

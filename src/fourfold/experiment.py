@@ -379,9 +379,8 @@ def _tensor_bytes(state: Any) -> int:
 
 def _out_of_memory(record: Record, error: BaseException, cell: Mapping[str, Any]) -> None:
     first = next(iter(str(error).splitlines()), "") or "no memory left"
-    usual = "a smaller batch=, benchmark.data.samples= or another precision= may fit"
     device = record.device.get("memory") or (record.evidence == "simulated" and cell["hardware"]["memory"]) or None
-    _broke(record, "out of memory", f"{first}; {room.advice(cell, device) or usual}")
+    _broke(record, "out of memory", f"{first}; {room.remedy(cell, device)}")
 
 
 def _broke(record: Record, reason: str, message: str) -> None:

@@ -60,6 +60,16 @@ def memory_of(cell: Mapping[str, Any], device: Device | None) -> float | None:
     return device.memory
 
 
+def remedy(cell: Mapping[str, Any], memory: float | None) -> str:
+    """What may fit where a step did not: by a projection onto a device of this memory, else what makes it smaller."""
+    benchmark = cell["benchmark"]
+    if "kernel" in benchmark["offers"]:
+        values = " or ".join(f"benchmark.model.{key}=" for key in (benchmark["model"] or {}).get("limits") or {})
+        return f"a smaller {values or 'benchmark.model'} may fit"
+    samples = ", benchmark.data.samples=" if "samples" in (benchmark["data"] or {}) else ""
+    return advice(cell, memory) or f"a smaller batch={samples} or another precision= may fit"
+
+
 def advice(cell: Mapping[str, Any], memory: float | None) -> str | None:
     """What would fit where a step did not: by a projection of the cell onto a device of this memory; None if it cannot
     be projected."""

@@ -164,7 +164,10 @@ def test_the_catalogue_reads_what_hydra_composes() -> None:
     ("words", "what"),
     [
         (["hardware=a100", "hardware.devices=2", "hardware.launcher.gres=gpu:a100:4"], "asks for 4 a node, but"),
-        (["hardware=a100", "hardware.launcher.gres=gpu:h100:1"], "asks for another device than a100"),
+        (
+            ["hardware=a100", "hardware.launcher.gres=gpu:h100:1"],
+            "than a100; choose hardware=h100, or leave the kind out: gpu:1",
+        ),
         (["hardware=a100", "hardware.launcher.tasks_per_node=2"], "contradicts hardware.devices=1"),
         (["hardware=a100", "hardware.launcher.nodes=2"], "contradicts hardware.nodes=1"),
     ],

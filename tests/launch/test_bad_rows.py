@@ -26,7 +26,7 @@ rows:
 # row: (state, reason, what the one line says)
 WANTED = {
     "before": ("done", None, None),
-    "too_large": ("failed", "out of memory", "a smaller batch="),
+    "too_large": ("failed", "out of memory", "; a smaller benchmark.model.n= may fit"),
     "too_few_samples": ("refused", "refused", "these data have 1438 training samples; choose batch="),
     "diverges": ("failed", "nan", "a smaller optimizer.learning_rate="),
     "hangs": ("failed", "timeout", "timeout= gives it longer"),

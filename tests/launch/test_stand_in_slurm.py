@@ -78,6 +78,37 @@ def test_one_array_a_request_and_what_is_not_offered(slurm: None, output: Path, 
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_a_controller_that_does_not_answer_is_no_fault_of_the_request(
+    slurm: None, output: Path, shell: Shell, tmp_path: Path
+) -> None:
+    """In the words of Slurm 22.05 and later, where neither controller nor configuration is found."""
+    said = ["Unable to contact slurm controller (connect failure)"]
+    said = [*said * 3, f"Batch job submission failed: {said[0]}"]
+    lines = "".join(f"echo 'sbatch: error: {line}' >&2\n" for line in said)
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\n{lines}exit 1\n")
+    (tmp_path / "bin" / "sinfo").write_text("#!/bin/sh\nexit 1\n")
+    assert shell(*WORDS, "seed=0") == 1
+    (one,) = map(record.read, (output / "cells").iterdir())
+    assert (one.state, one.message) == (
+        "unavailable",
+        "Slurm's controller does not answer (Batch job submission failed: Unable to contact slurm controller (connect "
+        "failure)); `scontrol ping` tells whether it is up, and rerun=missing then runs what was not run",
+    )
+
+
+def test_what_slurm_refuses_is_told_once(slurm: None, output: Path, shell: Shell, tmp_path: Path) -> None:
+    line = "sbatch: error: Batch job submission failed: Invalid account"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{line}' >&2\necho '{line}' >&2\nexit 1\n")
+    assert shell(*WORDS, "seed=0") == 1
+    (one,) = map(record.read, (output / "cells").iterdir())
+    assert one.message is not None
+    assert one.message.startswith(
+        "Slurm does not take this request (gres=gpu:a100:1, nodes=1, mem_gb=16): Batch job sub"
+    )
+    assert one.message.count("Invalid account") == 1
+    assert "there is partition=main" in one.message
+
+
 def test_an_allocation_that_gets_notice_goes_on_where_it_was(
     slurm: None, output: Path, shell: Shell, then: Callable[..., threading.Thread]
 ) -> None:

@@ -35,7 +35,10 @@ def check_request(hardware: Mapping[str, Any], names: Iterable[str]) -> None:
                 f"but hardware.devices={hardware['devices']}"
             )
         if kind in names and not _same(kind, [hardware["name"], *hardware["match"]]):
-            raise Refused(f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}")
+            raise Refused(
+                f"hardware.launcher.gres={request['gres']}: asks for another device than {hardware['name']}; choose "
+                f"hardware={kind}, or leave the kind out: gpu:{hardware['devices']}"
+            )
 
 
 def request_of(cell: Mapping[str, Any]) -> dict[str, Any]:

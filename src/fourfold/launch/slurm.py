@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,12 @@ REASONS = {
     "REVOKED": LOST,
     "CANCELLED": LOST,
 }
+# What sbatch says when it is not heard.
+UNREACHED = re.compile(
+    "unable to contact slurm controller|socket timed out|zero bytes were transmitted|connection (refused|failure)|"
+    "could not establish a configuration source|transport endpoint|slurm backup controller in standby",
+    re.IGNORECASE,
+)
 # sbatch options with which a site may ask for something that its partitions do not tell.
 OWN_WORDS = ("partition", "gres", "constraint", "reservation", "clusters", "nodelist", "gpus", "mem")
 
@@ -136,11 +143,7 @@ def _submit(array: Sequence[list[Job]], site: dict[str, Any]) -> list[_Submitted
         with _outside_of_a_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
             handles = executor.submit_array(frozen)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(str(error).split()) or "sbatch failed"
-        keys = ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
-        shown = ", ".join(f"{key.removeprefix('slurm_')}={request[key]}" for key in keys if key in request)
-        there = partitions.offered(partitions.kinds())
-        what = f"Slurm does not take this request ({shown}): {said}{f'; there is {there}' if there else ''}"
+        what = _not_taken(str(error), request)
         for job in (job for jobs in array for job in jobs):
             job.end(refused(what))
         return []
@@ -149,6 +152,22 @@ def _submit(array: Sequence[list[Job]], site: dict[str, Any]) -> list[_Submitted
         for number, job in enumerate(one.jobs):
             job.on_start(one.identity(number))
     return submitted
+
+
+def _not_taken(said: str, request: Mapping[str, Any]) -> str:
+    """Why sbatch failed, in one line: a controller that does not answer is no fault of the request."""
+    words = (line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
+    lines = list(dict.fromkeys(line for line in words if line)) or ["sbatch failed"]
+    why = "; ".join(lines)
+    if UNREACHED.search(why):
+        return (
+            f"Slurm's controller does not answer ({lines[-1]}); `scontrol ping` tells whether it is up, and "
+            "rerun=missing then runs what was not run"
+        )
+    keys = ("slurm_gres", "slurm_constraint", "slurm_partition", "nodes", "mem_gb")
+    shown = ", ".join(f"{key.removeprefix('slurm_')}={request[key]}" for key in keys if key in request)
+    there = partitions.offered(partitions.kinds())
+    return f"Slurm does not take this request ({shown}): {why}{f'; there is {there}' if there else ''}"
 
 
 class _outside_of_a_job:
