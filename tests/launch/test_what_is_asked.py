@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from fourfold.composition import cell_hash, compose, plain
 from fourfold.hardware.requests import request_of
+from fourfold.launch import through
 
 LARGE = ["benchmark=llama", "size=70b", "hardware=h100", "hardware.devices=8"]
 
@@ -46,6 +48,13 @@ def test_the_shell_has_the_last_word() -> None:
     assert asked(*LARGE, "strategy=fsdp", *own) == (7, 900)
     assert asked(*LARGE, "strategy=fsdp", "hardware.host.memory=10e9", "hardware.host.cores=6") == (6, 80 + 283)
     assert asked(*LARGE, "strategy=fsdp", "benchmark.parameters={70b: 1e9}") == (4, 8 * 16 + 4)
+
+
+def test_cells_of_another_sweeper_ask_alike() -> None:
+    config = compose(["benchmark=resnet", "hardware=h100"])
+    assert through._request(config) == request_of(plain(config))
+    assert through._request(OmegaConf.create({"hardware": {"launcher": {"mem_gb": 3}}})) == {"mem_gb": 3}
+    assert through._request(OmegaConf.create({"lr": 0.1})) == {}
 
 
 def test_what_is_asked_is_not_part_of_the_cells_identity() -> None:
