@@ -59,6 +59,12 @@ WRONG = {
     "setting=domain_incremental setting.contexts=3": ["setting.contexts=3", "equal size"],
     "setting=class_incremental setting.class_order=[1,2]": ["setting.class_order=[1, 2]", "0 to 9 once"],
     "setting=class_incremental setting.class_order=sorted": ["setting.class_order=sorted", "natural"],
+    "benchmark=text_domains setting=domain_incremental setting.split=permutation": [
+        "setting.split=permutation",
+        "domains",
+    ],
+    "benchmark=text_domains setting=domain_incremental setting.split=classes": ["text_domains has no classes"],
+    "benchmark=text_domains setting=domain_incremental setting.rarest=0.5": ["setting.rarest=0.5", "could be rare"],
     "setting.protocol=[oracle]": ["setting.protocol", "matrix, prequential"],
     "benchmark=llama setting.protocol=[prequential]": ["prequential", "llama has no classes"],
     "hardware=cpu precision=fp16": ["precision=fp16", "hardware cpu has bf16, fp32"],
@@ -102,7 +108,9 @@ def test_tuned_values_lie_below_the_shell() -> None:
     assert compose([*words, "tuned=off"]).method.strength == 1000
 
 
-@pytest.mark.parametrize(("method", "split", "permuted"), [("ewc", 1e10, 100.0), ("si", 5e4, 10.0)])
+@pytest.mark.parametrize(
+    ("method", "split", "permuted"), [("ewc", 1e10, 100.0), ("online_ewc", 1e10, 100.0), ("si", 5e4, 10.0)]
+)
 def test_tuned_values_of_permuted_pictures_are_not_those_of_split_classes(
     method: str, split: float, permuted: float
 ) -> None:

@@ -171,24 +171,7 @@ def check_applicability(cell: Mapping[str, Any]) -> None:
 def check_numbers(cell: Mapping[str, Any]) -> None:
     """The one numeric check of a cell: what words cannot tell."""
     setting, benchmark = cell["setting"], cell["benchmark"]
-    classes = (benchmark["data"] or {}).get("classes")
-    split = setting.get("split")
-    if (split == "classes" or (split == "auto" and "domains" not in benchmark["offers"])) and classes is not None:
-        contexts = setting["contexts"]
-        if contexts > classes:
-            raise Refused(
-                f"setting.contexts={contexts}: {benchmark['name']} has {classes} classes, one context each at most"
-            )
-        if setting["outputs"] == "shared" and classes % contexts:
-            raise Refused(
-                f"setting.contexts={contexts}: {classes} classes do not divide into contexts of equal size, "
-                "which shared outputs need"
-            )
-        order = setting["class_order"]
-        if isinstance(order, str) and order not in ("seeded", "natural"):
-            raise Refused(f"setting.class_order={order}: choose seeded, natural, or a list of the {classes} classes")
-        if isinstance(order, list) and sorted(map(str, order)) != sorted(map(str, range(classes))):
-            raise Refused(f"setting.class_order={order}: must name each of the classes 0 to {classes - 1} once")
+    _check_contexts(setting, benchmark)
     if "prequential" in setting["protocol"] and not {"classification", "regression"} & set(benchmark["offers"]):
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
@@ -213,6 +196,34 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)
+
+
+def _check_contexts(setting: Mapping[str, Any], benchmark: Mapping[str, Any]) -> None:
+    """Whether the data can be made into the setting's contexts, as far as its configuration tells."""
+    split = setting.get("split")
+    if "classification" not in benchmark["offers"]:
+        where = f"benchmark {benchmark['name']} has no classes"
+        if split in ("classes", "permutation", "rotation"):
+            raise Refused(f"setting.split={split}: {where}; choose none, auto, domains or samples")
+        if setting.get("rarest", 1.0) < 1:
+            raise Refused(f"setting.rarest={setting['rarest']}: {where} that could be rare; choose 1.0")
+    classes = (benchmark["data"] or {}).get("classes")
+    if (split == "classes" or (split == "auto" and "domains" not in benchmark["offers"])) and classes is not None:
+        contexts = setting["contexts"]
+        if contexts > classes:
+            raise Refused(
+                f"setting.contexts={contexts}: {benchmark['name']} has {classes} classes, one context each at most"
+            )
+        if setting["outputs"] == "shared" and classes % contexts:
+            raise Refused(
+                f"setting.contexts={contexts}: {classes} classes do not divide into contexts of equal size, "
+                "which shared outputs need"
+            )
+        order = setting["class_order"]
+        if isinstance(order, str) and order not in ("seeded", "natural"):
+            raise Refused(f"setting.class_order={order}: choose seeded, natural, or a list of the {classes} classes")
+        if isinstance(order, list) and sorted(map(str, order)) != sorted(map(str, range(classes))):
+            raise Refused(f"setting.class_order={order}: must name each of the classes 0 to {classes - 1} once")
 
 
 # ------------------------------------------------------------------------------------------- catalogue

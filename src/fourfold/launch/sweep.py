@@ -159,7 +159,8 @@ def _nothing_left(found: Plan) -> str:
     if not out:
         return "nothing to run: the sweep has no cells"
     reasons = list(dict.fromkeys(why for _, why in out))
-    more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+    others = len(reasons) - 1
+    more = f" (and {others} more reason{'s' if others > 1 else ''})" if others else ""
     what = "makes sense" if found.refused else "is applicable"
     return f"nothing left to run, since none of the {len(out)} combinations {what}: {reasons[0]}{more}"
 
