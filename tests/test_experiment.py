@@ -292,4 +292,4 @@ def test_a_prequential_cell_scores_every_prediction_and_is_not_tested(run: Run) 
 def test_several_devices_need_the_launcher(run: Run) -> None:
     record = run("benchmark=digits", "hardware=cpu", "hardware.devices=2")
     assert record.state == errors.REFUSED
-    assert "submitit_slurm" in record.message
+    assert "needs 2 processes, one for each device, and here are 1; run.py starts as many itself" in record.message
