@@ -75,3 +75,20 @@ def test_kept_weights_are_those_that_training_would_give(run: Callable[..., Any]
     file.write_bytes(b"damaged")
     with pytest.raises(Unavailable, match=r"method.keep: .*not a readable pre-training"):
         kept_weights.load(file, {"w": torch.zeros(1)}, {})
+
+
+@pytest.mark.parametrize("method", [["method=cmaml_pre"], ["method=cmaml_pre_pap", "method.buffer=4"]])
+def test_a_stream_is_the_same_after_training_and_after_loading(
+    method: list[str], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The outer optimizer goes on learning in the stream: it begins afresh there, with no moments and no gradient."""
+    words = (*SMALL, "setting=osaka", *method, f"method.keep={tmp_path}/kept", "until.steps=20")
+    trained = run(*words)
+    curves = read_series(trained.folder)  # now: the next one has the same folder
+    loaded = run(*words)
+    again = read_series(loaded.folder)
+    assert "kept" not in trained.measurements["method"]["pretraining"]
+    assert loaded.measurements["method"]["pretraining"]["kept"] is True
+    assert len(curves["loss"]) == 20
+    for name in ("score", "loss"):
+        assert np.array_equal(curves[name], again[name]), name

@@ -52,18 +52,24 @@ class FastWeights(Finetune):
             name: torch.full((), self.rate, device=self.device, requires_grad=self.learned_rates)
             for name in self.adapted
         }
-        self.outer = run.engine.optimizer(self.outer_parameters(), run.recipe.optimizer)
+        self.outer = self.fresh_outer()
         self.fast: Values = {name: value.detach() for name, value in self.slow.items()}
 
     def outer_parameters(self) -> list[Any]:
         """What the outer optimizer learns."""
         return [*self.slow.values(), *(rate for rate in self.rates.values() if rate.requires_grad)]
 
+    def fresh_outer(self) -> Any:
+        """The recipe's optimizer over the outer parameters, with nothing learned yet."""
+        return self.run.engine.optimizer(self.outer_parameters(), self.run.recipe.optimizer)
+
     def pretrain(self, experience: Experience, run: Run) -> None:
+        """Meta-trains; the stream begins with a fresh outer optimizer, whether weights were trained here or kept."""
         if self.pretrained:
             loss_of = self.benchmark.objective.loss_of  # type: ignore[attr-defined]
             inner: Any = {"steps": self.steps, "adapted": self.adapted, "first_order": self.first_order}
             meta_train(experience, run, self.plan, self.network, loss_of, self.rates, self.outer, **inner)
+            self.outer = self.fresh_outer()
             self.restart()
 
     def restart(self) -> None:

@@ -49,7 +49,7 @@ def meta_train(
     """Trains the network's parameters (and those rates that the optimizer has) in place; the best epoch is kept.
 
     An epoch is as good as its mean score on tasks of the validation classes, the same ones each time; where there are
-    none, the last epoch stays. Tells the record how it went.
+    none, the last epoch stays; no gradient does. Tells the record how it went.
     """
     started = time.perf_counter()
     values: dict[str, nn.Parameter] = dict(network.named_parameters())
@@ -76,6 +76,7 @@ def meta_train(
             optimizer.zero_grad(set_to_none=True)
             losses.mean().backward()
             optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # the stream adds to gradients: it must not begin with the last one here
         epoch += 1
         score = _validate(experience, run, plan, network, loss_of, rates, how)
         if score is None:
