@@ -103,7 +103,7 @@ OTHERWISE = {
         "a meta-gradient",
         "test_metabgd_without_deviation_is_a_gradient_step_through_the_batch_before",
     ),
-    "metacog": ("masks are adapted", "test_metacog_adapts_masks_and_not_weights"),
+    "metacog": ("masks are adapted", "test_metacog_adapts_masks_and_the_last_layer"),
     "oml": ("learned over sequences", "test_a_layer_learned_one_by_one_is_gradient_descent_by_autograd"),
     "online_adam": ("finetune step by step", None),
     "online_sgd": ("finetune step by step", None),

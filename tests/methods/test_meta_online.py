@@ -27,21 +27,21 @@ def at(made: Bench, observation: Observation):  # type: ignore[no-untyped-def]
 def test_a_bayesian_step_on_a_quadratic_is_its_closed_form() -> None:
     """L(p) = k/2 (p - c)^2 with p = m + e s: E[dL/dp] = k (m - c) and E[dL/dp e] = k s, exactly."""
     mean, deviation, k, c = torch.tensor([0.3, -1.0]), torch.tensor([0.2, 0.5]), 2.0, 1.5
-    noise = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    noise = torch.linspace(-8, 8, 16001, dtype=torch.float64)
     weights = torch.exp(-(noise**2) / 2) / torch.exp(-(noise**2) / 2).sum()
     gradients = k * (mean[:, None] + noise * deviation[:, None] - c)
     slope, bend = (gradients * weights).sum(1), (gradients * noise * weights).sum(1)
     moved, spread = bayesian_step(mean.double(), deviation.double(), slope, bend, 10.0)
     expected = mean - 10.0 * deviation**2 * k * (mean - c)
     half = deviation**2 * k / 2
-    assert torch.allclose(moved, expected.double(), atol=1e-2)
-    assert torch.allclose(spread, (deviation * ((1 + half**2).sqrt() - half)).double(), atol=1e-2)
+    assert torch.allclose(moved, expected.double(), atol=1e-6)
+    assert torch.allclose(spread, (deviation * ((1 + half**2).sqrt() - half)).double(), atol=1e-6)
     assert (spread < deviation).all()  # a bowl makes the weights surer
 
 
 def test_metabgd_without_deviation_is_a_gradient_step_through_the_batch_before() -> None:
     made = Bench(
-        "metabgd", "osaka", setting_values=SHORT, rate=1e8, deviation=1e-5, samples=1, inner_steps=1, inner_rate=0.5
+        "metabgd", "osaka", setting_values=SHORT, rate=1e11, deviation=1e-6, samples=1, inner_steps=1, inner_rate=0.5
     )
     first, second = observed(made, 2)
     made.method.observe(first)
@@ -51,23 +51,37 @@ def test_metabgd_without_deviation_is_a_gradient_step_through_the_batch_before()
     theta = adapt(at(made, first), start, rates, 1, tuple(start), False)
     gradients = torch.autograd.grad(at(made, second)(theta), list(start.values()))
     made.method.observe(second)
+    step = 1e11 * 1e-6**2 * len(second.targets)  # the loss counts every sample
     for (name, value), gradient in zip(made.parameters().items(), gradients, strict=True):
-        assert torch.allclose(value, begun[name] - 0.01 * gradient, atol=1e-3)  # 1e8 * (1e-5)^2
+        assert torch.allclose(value, begun[name] - step * gradient, atol=1e-5)
+    assert max(float((step * gradient).abs().max()) for gradient in gradients) > 1e-3
 
 
-def test_metacog_adapts_masks_and_not_weights() -> None:
-    made = Bench("metacog", "osaka", setting_values=SHORT, mask=0.5, inner_rate=5.0, l1=0.0)
+def test_metacog_adapts_masks_and_the_last_layer() -> None:
+    """One inner step by hand: masks m fall by rate (dL/dm + l1 s(m) (1 - s(m))), the last layer is not masked."""
+    made = Bench("metacog", "osaka", setting_values=SHORT, mask=0.4, inner_steps=1, inner_rate=5.0, l1=0.01)
     (first,) = observed(made, 1)
     slow = made.parameters()
+    body, head = list(slow)[:-2], list(slow)[-2:]
+    masks = {name: torch.full_like(slow[name], 0.4).requires_grad_() for name in body}
+    last = {name: slow[name].clone().requires_grad_() for name in head}
+    penalty = 0.01 * torch.cat([mask.sigmoid().flatten() for mask in masks.values()]).sum()
+    loss = at(made, first)({**{name: slow[name] * masks[name].sigmoid() for name in body}, **last}) + penalty
+    gradients = dict(zip(slow, torch.autograd.grad(loss, [*masks.values(), *last.values()]), strict=True))
     made.method.observe(first)
     fast = made.method.fast  # type: ignore[attr-defined]
-    assert all(torch.equal(fast[name], value) for name, value in slow.items())
-    masks = {name: value for name, value in fast.items() if name.startswith(MASK)}
-    assert len(masks) == len(slow)
-    assert any(not torch.equal(value, torch.full_like(value, 0.5)) for value in masks.values())
+    assert set(fast) == {*slow, *(MASK + name for name in body)}
+    for name in body:
+        assert torch.equal(fast[name], slow[name])
+        assert torch.allclose(fast[MASK + name], 0.4 - 5.0 * gradients[name], atol=1e-6)
+    assert all(torch.allclose(fast[name], slow[name] - 5.0 * gradients[name], atol=1e-6) for name in head)
+    empty = (first.inputs.flatten(1) == 0).all(0)
+    assert empty.any()
+    open_now = torch.tensor(0.4).sigmoid()  # the L1 alone moves masks over pixels that are empty in every sample
+    assert torch.allclose(fast[MASK + body[0]][:, empty], 0.4 - 5.0 * 0.01 * open_now * (1 - open_now), atol=1e-6)
     weights = gated(fast)
-    for name, value in slow.items():
-        assert torch.allclose(weights[name], value * torch.sigmoid(masks[MASK + name]))
+    assert all(torch.allclose(weights[name], slow[name] * fast[MASK + name].sigmoid()) for name in body)
+    assert all(torch.equal(weights[name], fast[name]) for name in head)
 
 
 def test_reptile_goes_a_part_of_the_way() -> None:

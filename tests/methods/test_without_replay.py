@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fourfold.benchmarks.interface import Term
 from learning import Bench, digits, same
 
 LINEAR = digits(model="linear", optimizer="sgd")
@@ -39,7 +40,7 @@ def test_one_step_of_bgd_by_hand() -> None:
         noise = [made.method._noise(m) for m in means]
         at = [(m + n * d).requires_grad_() for m, n, d in zip(means, noise, deviation, strict=True)]
         scores = (observation.inputs.flatten(1) @ at[0].T + at[1]).masked_fill(~seen, -1e9)
-        found = torch.autograd.grad(F.cross_entropy(scores, observation.targets), at)
+        found = torch.autograd.grad(F.cross_entropy(scores, observation.targets, reduction="sum"), at)
         for number, g in enumerate(found):
             slope[number] += g / 3
             bend[number] += g * noise[number] / 3
@@ -53,14 +54,43 @@ def test_one_step_of_bgd_by_hand() -> None:
 
 
 def test_bgd_without_deviation_is_gradient_descent() -> None:
-    """With rate deviation^2 = 0.1 and hardly any deviation it is SGD at rate 0.1."""
+    """With rate deviation^2 = 0.1 / 16 and hardly any deviation it is SGD at rate 0.1 on means of 16 samples."""
     plain = Bench("finetune", "continual", benchmark=LINEAR)
-    sure = Bench("bgd", "continual", benchmark=LINEAR, rate=0.1e8, deviation=1e-4, samples=1)
+    sure = Bench("bgd", "continual", benchmark=LINEAR, rate=0.1e10 / 16, deviation=1e-5, samples=1)
     for made in (plain, sure):
         for _, observation in zip(range(5), made.observations(0), strict=False):
             made.method.observe(observation)
     for one, other in zip(plain.parameters().values(), sure.parameters().values(), strict=True):
-        assert torch.allclose(one, other, atol=1e-2)
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_bgd_on_a_quadratic_is_its_closed_form() -> None:
+    """L = sum over the batch of |W x + b - c|^2 / 2: E[dL/dp] is the slope at the mean, E[dL/dp e] the diagonal of the
+    Hessian times the deviation. Draws that are rows of a Hadamard matrix have exactly the moments of N(0, 1) that these
+    need: columns of mean 0, orthogonal to each other."""
+    rate, deviation, goal = 3.0, 0.03, 1.5
+    made = Bench("bgd", "continual", benchmark=LINEAR, rate=rate, deviation=deviation, samples=128)
+    signs = torch.ones(1, 1)
+    for _ in range(7):
+        signs = torch.cat([torch.cat([signs, signs], 1), torch.cat([signs, -signs], 1)])
+    rows = (own for row in signs for own in (row[1:65].expand(10, 64), row[65].expand(10)))  # of weights, of biases
+    made.method._noise = lambda like: next(rows)
+    made.method.terms = lambda shown: [
+        Term("all", shown.inputs, shown.targets, lambda out, _: 0.5 * (out - goal).square().sum(1).mean())
+    ]
+    (observation,) = (o for _, o in zip(range(1), made.observations(0), strict=False))
+    weight, bias = made.parameters().values()
+    made.method.observe(observation)
+    x = observation.inputs.flatten(1)
+    away = x @ weight.T + bias - goal
+    slopes = away.T @ x, away.sum(0)
+    bends = deviation * x.square().sum(0).expand(10, 64), torch.full((10,), deviation * len(x))
+    for mean, slope, bend, m, d in zip(
+        (weight, bias), slopes, bends, made.parameters().values(), made.method.deviation.values(), strict=True
+    ):
+        half = 0.5 * deviation * bend
+        assert torch.allclose(m, mean - rate * deviation**2 * slope, atol=1e-5)
+        assert torch.allclose(d, deviation * ((1 + half**2).sqrt() - half), atol=1e-7)
 
 
 def test_cwr_consolidates_by_hand_and_trains_the_layers_below_once() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Run
@@ -17,7 +18,8 @@ from fourfold.settings.stream import Observation, View
 class BGD(Finetune):
     """Bayesian gradient descent (Zeno et al. 2018): each parameter is N(mean, deviation^2), and no boundary is needed.
 
-    With p = mean + e deviation, e ~ N(0, 1), and expectations over ``samples`` draws of e:
+    With p = mean + e deviation, e ~ N(0, 1), L the loss summed over the batch, and expectations over ``samples`` draws
+    of e:
     mean <- mean - rate deviation^2 E[dL/dp];
     deviation <- deviation sqrt(1 + (deviation E[dL/dp e] / 2)^2) - deviation^2 E[dL/dp e] / 2.
     Predictions are made with the means. The optimizer of the recipe is not used.
@@ -40,13 +42,13 @@ class BGD(Finetune):
         means = {name: p.detach().clone() for name, p in self.parameters.items()}
         slope = {name: torch.zeros_like(p) for name, p in means.items()}
         bend = {name: torch.zeros_like(p) for name, p in means.items()}
-        losses = []
+        losses, count = [], batch_size(observation) * self.run.engine.parts  # .grad is the mean over all ranks' samples
         for _ in range(self.samples):
             noise = {name: self._noise(p) for name, p in means.items()}
             losses.append(self._gradient_at(observation, means, noise))
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None:
-                    gradient = parameter.grad / (gradient_scale(self.run) * self.samples)
+                    gradient = parameter.grad * (count / (gradient_scale(self.run) * self.samples))
                     slope[name] += gradient
                     bend[name] += gradient * noise[name]
         self._update(means, slope, bend)
@@ -87,7 +89,16 @@ class BGD(Finetune):
         self.draw.set_state(state["draw"])
 
 
+def batch_size(observation: Observation) -> int:
+    """The samples of a batch: its targets', or its inputs' where it has none."""
+    leaves = tree_leaves((vars(observation).get("targets"), observation.inputs))
+    return len(next(leaf for leaf in leaves if isinstance(leaf, Tensor)))
+
+
 def bayesian_step(mean: Tensor, deviation: Tensor, slope: Tensor, bend: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """The new mean and deviation of a parameter; slope is E[dL/dp] and bend E[dL/dp e] (Zeno et al. 2018, eq. 8-9)."""
+    """The new mean and deviation of a parameter; slope is E[dL/dp] and bend E[dL/dp e] (Zeno et al. 2018, eq. 8-9).
+
+    L is a sum over the batch, as a likelihood is: with its mean a published rate would be a batch size too small.
+    """
     half = 0.5 * deviation * bend
     return mean - rate * deviation.square() * slope, deviation * ((1 + half.square()).sqrt() - half)

@@ -11,7 +11,7 @@ from fourfold.experience import Run
 from fourfold.methods.bayesian import bayesian_step
 from fourfold.methods.continual_maml import detached
 from fourfold.methods.fast_weights import FastWeights
-from fourfold.methods.inner_loop import Values, adapt
+from fourfold.methods.inner_loop import Values, adapt, head_of
 from fourfold.settings.stream import Observation, View
 
 
@@ -19,7 +19,8 @@ class MetaBGD(FastWeights):
     """MAML online, with Bayesian gradient descent for its outer step and no boundaries.
 
     Each batch is predicted with the means adapted to the batch before. Its loss, with weights adapted to that batch
-    from each of ``samples`` draws of the slow weights, then moves means and deviations as in ``BGD``.
+    from each of ``samples`` draws of the slow weights, summed over the batch, then moves means and deviations as in
+    ``BGD``.
     """
 
     def __init__(self, rate: float, deviation: float, samples: int, **shared: Any) -> None:
@@ -48,6 +49,7 @@ class MetaBGD(FastWeights):
         inputs, targets, loss_of = query
         slope = {name: torch.zeros_like(value) for name, value in self.deviation.items()}
         bend = {name: torch.zeros_like(value) for name, value in self.deviation.items()}
+        share = len(targets) / self.samples  # the loss is a mean over the batch, Bayes' rule asks for the sum
         for _ in range(self.samples):
             noise = {
                 name: torch.randn(value.shape, generator=self.draw).to(self.device) for name, value in slope.items()
@@ -59,8 +61,8 @@ class MetaBGD(FastWeights):
             fast = self.fast_from(drawn, support, self.first_order)
             loss = loss_of(self.forward(fast, inputs), targets)
             for name, gradient in zip(drawn, torch.autograd.grad(loss, list(drawn.values())), strict=True):
-                slope[name] += gradient / self.samples
-                bend[name] += gradient * noise[name] / self.samples
+                slope[name] += gradient * share
+                bend[name] += gradient * noise[name] * share
         with torch.no_grad():
             for name, value in self.slow.items():
                 mean, self.deviation[name] = bayesian_step(
@@ -90,8 +92,9 @@ MASK = "mask of "  # in front of a parameter's name: its mask, before the sigmoi
 class MetaCOG(MetaBGD):
     """MetaBGD whose inner loop leaves the weights alone and learns which of them count in this context.
 
-    Each weight is multiplied by the sigmoid of a mask; masks begin at ``mask``, and the inner loss has ``l1`` times the
-    mean of their sigmoids besides.
+    Each weight but those of the last layer is multiplied by the sigmoid of a mask; masks begin at ``mask``, and the
+    inner loss has ``l1`` times the sum of their sigmoids besides. The last layer has no masks: its weights themselves
+    take the inner steps.
     """
 
     def __init__(self, mask: float, l1: float, **shared: Any) -> None:
@@ -103,14 +106,18 @@ class MetaCOG(MetaBGD):
 
     def fast_from(self, slow: Values, batch: tuple[Tensor, Tensor, LossOf], first_order: bool) -> Values:
         inputs, targets, loss_of = batch
-        masks = {MASK + name: torch.full_like(slow[name], self.mask_begins).detach() for name in self.adapted}
-        rates = {MASK + name: rate.detach() for name, rate in self.rates.items()}
+        head = head_of(self.network)
+        moved = {name: name if name in head else MASK + name for name in self.adapted}
+        masks = {
+            mask: torch.full_like(slow[name], self.mask_begins).detach() for name, mask in moved.items() if mask != name
+        }
+        rates = {moved[name]: rate.detach() for name, rate in self.rates.items()}
 
         def loss(values: Values) -> Tensor:
-            open_share = torch.cat([values[name].sigmoid().flatten() for name in masks]).mean()
-            return loss_of(self.forward(values, inputs), targets) + self.l1 * open_share
+            found = loss_of(self.forward(values, inputs), targets)
+            return found + self.l1 * sum(values[mask].sigmoid().sum() for mask in masks)
 
-        return adapt(loss, {**slow, **masks}, rates, self.steps, masks, first_order)
+        return adapt(loss, {**slow, **masks}, rates, self.steps, moved.values(), first_order)
 
 
 def gated(values: Mapping[str, Tensor]) -> Values:
