@@ -172,7 +172,10 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
     """The one numeric check of a cell: what words cannot tell."""
     setting, benchmark = cell["setting"], cell["benchmark"]
     _check_contexts(setting, benchmark)
-    if "prequential" in setting["protocol"] and not {"classification", "regression"} & set(benchmark["offers"]):
+    _check_pretraining(cell)
+    if {"prequential", "queries"} & set(setting["protocol"]) and not {"classification", "regression"} & set(
+        benchmark["offers"]
+    ):
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
@@ -196,6 +199,29 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
     accelerator = will_be_accelerator(cell)
     for possible in (True, False) if accelerator is None else (accelerator,):
         resolve(cell, possible)
+
+
+def _check_pretraining(cell: Mapping[str, Any]) -> None:
+    """Training before the stream, where a value asks for it, needs room in the setting and classes of the benchmark."""
+    if not cell["method"].get("pretraining"):
+        return
+    lacking = {
+        "setting": ("pretraining", "has no phase before its stream"),
+        "benchmark": ("meta_training", "keeps no classes for it"),
+    }
+    for axis, (need, lack) in lacking.items():
+        one = compatibility.Member.read(axis, cell[axis])
+        if need not in one.gives:
+            others = sorted(member.name for member in catalogue()[axis] if need in member.gives)
+            raise NotApplicable(
+                f"method.pretraining=true: {axis} {one.name} {lack}; choose method.pretraining=false or "
+                f"{axis}={','.join(others)}"
+            )
+    if (cell["benchmark"]["data"] or {}).get("train_classes") == 0:
+        raise Refused(
+            "benchmark.data.train_classes=0: no class is kept for training before the stream, which method "
+            f"{cell['method']['name']} asks for (method.pretraining=true); keep as many as a context has, or more"
+        )
 
 
 def _check_contexts(setting: Mapping[str, Any], benchmark: Mapping[str, Any]) -> None:

@@ -137,3 +137,10 @@ def test_harmonics_run_and_are_judged_by_their_error(run: Callable[..., Any]) ->
     found = figures(record, read_series(record.folder))
     assert {"cumulative_squared_error", "cumulative_squared_error_known"} <= set(found)
     assert "online_accuracy" not in found
+
+
+def test_harmonics_have_functions_that_are_new_to_the_stream(run: Callable[..., Any]) -> None:
+    words = ("setting=meta_learning", "method=cmaml", "until.steps=3", "scale=smoke")
+    record = run("benchmark=harmonics", *words)
+    assert record.state == "done", record.message
+    assert record.measurements["contexts"] == ["context 0: known"]

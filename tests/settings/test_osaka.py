@@ -1,5 +1,6 @@
 """OSAKA's stream: contexts of geometric length, fresh labels, nothing told; any position can be returned to."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from scipy.stats import chi2
 
 from fourfold.composition import compose
 from fourfold.errors import Refused
-from fourfold.settings.episodes import BLOCK, Classes, ContextSampler, choose
+from fourfold.settings.episodes import BLOCK, Classes, ContextSampler, EpisodeSource, choose
 from fourfold.settings.stream import Drawn, Hidden
 from learning import Bench, applies, digits, facts, killed_and_resumed, make_stream, names, same
 
@@ -171,6 +172,81 @@ def test_pre_training_needs_a_benchmark_with_classes_for_it() -> None:
 def test_a_step_that_takes_too_many_samples_is_refused() -> None:
     with pytest.raises(Refused, match=r"setting.shots: a step takes 100 samples of a class; digits has one with"):
         make_stream("osaka", digits(), ways=2, shots=100)
+
+
+GLYPHS = "benchmark=osaka_glyphs method=cmaml"
+KEPT = "benchmark.data.train_classes=140 benchmark.data.validation_classes=102"
+TOO_LITTLE = {
+    "benchmark=digits setting=osaka method=cmaml method.pretraining=true": (
+        r"method.pretraining=true: benchmark digits keeps no classes for it; choose method.pretraining=false or "
+        r"benchmark=harmonics,osaka_glyphs"
+    ),
+    "benchmark=osaka_glyphs setting=continual method=cmaml method.pretraining=true": (
+        r"method.pretraining=true: setting continual has no phase before its stream; .*setting=.*osaka"
+    ),
+    "benchmark=osaka_glyphs setting=osaka method=maml benchmark.data.train_classes=0": (
+        r"benchmark.data.train_classes=0: no class is kept .*method maml asks for"
+    ),
+    f"{GLYPHS} setting=osaka benchmark.data.train_classes=240": (
+        r"benchmark.data.train_classes=240 benchmark.data.validation_classes=40: characters has 250 classes"
+    ),
+    f"{GLYPHS} setting=meta_learning {KEPT}": (
+        r"setting.ways=10: characters has 8 classes beside those of pre-training .*240 together at most"
+    ),
+    f"{GLYPHS} setting=osaka setting.classes=new {KEPT}": (
+        r"setting.classes=new setting.ways=10: characters has 8 classes"
+    ),
+    "benchmark=osaka_tiered_imagenet setting=meta_learning method=maml": (
+        r"setting.classes=new setting.ways=5: known has 0 classes beside .*195 together at most"
+    ),
+    "benchmark=osaka_glyphs setting=osaka method=maml benchmark.data.validation_classes=9": (
+        r"benchmark.data.validation_classes=9: .*setting.ways=10 classes; choose 10 or more, or 0"
+    ),
+    "benchmark=osaka_glyphs benchmark/model=conv setting=meta_continual method=oml batch=1 setting.contexts=51": (
+        r"setting.contexts=51: characters has 50 classes beside those of pre-training"
+    ),
+    "benchmark=osaka_glyphs benchmark/model=conv setting=meta_continual method=oml batch=1 "
+    "benchmark.data.train_classes=19": r"setting.contexts=20: only 19 classes are kept for pre-training; 19 at most",
+    f"{GLYPHS} setting=osaka benchmark.data.convert=28": r"convert=28: must be \[channels,height,width\]",
+    f"{GLYPHS} setting=osaka benchmark.data.convert=[1,28]": r"convert=\[1,28\]: must be \[channels,height,width\]",
+    f"{GLYPHS} setting=osaka benchmark.data.convert=[1,0,28]": r"convert=\[1,0,28\]: must be",
+    "benchmark=llama setting=continual_meta method=cmaml": r"setting.protocol=queries: benchmark llama has no classes",
+}
+
+
+@pytest.mark.parametrize("words", TOO_LITTLE)
+def test_what_cannot_be_drawn_is_refused_before_anything_starts(words: str) -> None:
+    with pytest.raises(Refused, match=TOO_LITTLE[words]) as error:
+        compose(words.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "benchmark=harmonics setting=meta_learning method=maml",
+        "benchmark=osaka_tiered_imagenet setting=meta_learning method=maml benchmark.data.validation_classes=95",
+        f"{GLYPHS} setting=meta_learning {KEPT} setting.ways=8",
+        "benchmark=osaka_glyphs setting=osaka method=maml benchmark.data.validation_classes=0",
+        "benchmark=osaka_glyphs setting=osaka method=online_adam benchmark.data.validation_classes=9",
+        f"{GLYPHS} setting=osaka setting.modes=first setting.ways=11 benchmark.data.convert=[3,32,32]",
+    ],
+)
+def test_what_can_be_drawn_is_not_refused(words: str) -> None:
+    compose(words.split())
+
+
+def test_a_context_of_too_many_classes_is_one_line_where_only_the_data_tell() -> None:
+    with pytest.raises(Refused, match=r"setting.ways=11: digits has 10 classes for the stream"):
+        make_stream("osaka", digits(), ways=11, shots=2)
+
+
+def test_a_task_of_pre_training_needs_samples_to_judge_by() -> None:
+    source = EpisodeSource(Classes.of(torch.arange(4).repeat(6)), {"train": torch.arange(4)}, 2, 5, True, 0)
+    support, _, query, _ = source("train", 0, 3, 15)
+    assert (support.shape, query.shape) == ((3, 10), (3, 2))
+    with pytest.raises(Refused, match=r"setting.shots=6: a class for pre-training has 6 samples.*; 5 at most"):
+        replace(source, shots=6)("train", 0, 3, 15)
 
 
 HERE = [name for name in names("method") if applies(name, "osaka") and not facts(f"method/{name}").oracle]

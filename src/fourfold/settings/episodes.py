@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fourfold.errors import Refused
 from fourfold.randomness import generator
 from fourfold.settings.stream import Drawn
 
@@ -157,7 +158,10 @@ def _shuffled(samples: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class EpisodeSource:
-    """Tasks of the classes of a pool, apart from any stream: see ``fourfold.settings.stream.Episodes``."""
+    """Tasks of the classes of a pool, apart from any stream: see ``fourfold.settings.stream.Episodes``.
+
+    shots_key: the key that sets ``shots``. Raises Refused where a class has no samples besides to judge by.
+    """
 
     classes: Classes
     pools: dict[str, Tensor]
@@ -165,13 +169,20 @@ class EpisodeSource:
     shots: int
     fresh: bool
     seed: int
+    shots_key: str = "setting.shots"
 
     def __call__(
         self, part: str, number: int, tasks: int, queries: int
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         draw = generator(self.seed, "pre-training", part, number)
         chosen = tasks_of([self.pools[part]], torch.zeros(tasks, dtype=torch.long), self.ways, draw)
-        each = min(self.shots + queries, int(self.classes.count[self.pools[part]].min()))
+        fewest = int(self.classes.count[self.pools[part]].min())
+        if fewest <= self.shots:
+            raise Refused(
+                f"{self.shots_key}={self.shots}: a class for pre-training has {fewest} samples, and a task takes "
+                f"others besides to judge by; {fewest - 1} at most"
+            )
+        each = min(self.shots + queries, fewest)
         samples = self.classes.draw(chosen, each, draw)
         support, labels = _shuffled(samples[:, :, : self.shots], draw)
         query, answers = _shuffled(samples[:, :, self.shots :], draw)

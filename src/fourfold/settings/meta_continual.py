@@ -52,5 +52,5 @@ def build_stream(
     order = drawn[:, :samples].flatten()
     context_of = torch.arange(contexts).repeat_interleave(samples)
     phase = Phase(0, tuple(range(contexts)), order, context_of, ordered=True)
-    before = pretraining(benchmark, by_class, contexts, samples, seed)
+    before = pretraining(benchmark, by_class, contexts, samples, seed, "setting.samples")
     return Stream(made, (phase,), grants, protocol, contexts, sets.train, sets.train, before)

@@ -28,13 +28,15 @@ def build_stream(
 
     Its contexts are the modes: a step says which one it is of, and since when its few-shot context runs.
     """
-    assert benchmark.sets is not None
+    if benchmark.sets is None:
+        raise Refused(f"benchmark={benchmark.name}: it has no data set that contexts could be drawn from")
     sets = benchmark.sets
     classification = "classification" in benchmark.facts
     group = sets.group if isinstance(sets, ModeSets) and sets.group is not None else sets.train.targets
     by_class = Classes.of(group)
     ways, shots = ways or own(benchmark, "ways", min(10, sets.classes)), shots or own(benchmark, "shots", 5)
     used = stream_modes(sets, benchmark.name, classes, modes)
+    check_classes(used, ways)
     check_samples(by_class, used, shots + queries)
     sampler = ContextSampler(
         by_class,
@@ -73,6 +75,16 @@ def without(classes: Tensor, known: Tensor) -> Tensor:
     return classes[~torch.isin(classes, known)]
 
 
+def check_classes(modes: tuple[Mode, ...], ways: int) -> None:
+    """Raises Refused if a mode has too few classes for a context."""
+    for mode in modes:
+        if mode.probability and len(mode.classes) < ways:
+            raise Refused(
+                f"setting.ways={ways}: {mode.name} has {len(mode.classes)} classes for the stream, a context takes no "
+                "more than that"
+            )
+
+
 def check_samples(by_class: Classes, modes: tuple[Mode, ...], needed: int) -> None:
     """Raises Refused if a class of the stream has too few samples for a step."""
     for mode in modes:
@@ -80,7 +92,9 @@ def check_samples(by_class: Classes, modes: tuple[Mode, ...], needed: int) -> No
             raise Refused(f"setting.shots: a step takes {needed} samples of a class; {mode.name} has one with {fewest}")
 
 
-def pretraining(benchmark: Benchmark, by_class: Classes, ways: int, shots: int, seed: int) -> Phase | None:
+def pretraining(
+    benchmark: Benchmark, by_class: Classes, ways: int, shots: int, seed: int, shots_key: str = "setting.shots"
+) -> Phase | None:
     """The tasks for training before the stream; None where the benchmark keeps no classes for it."""
     sets = benchmark.sets
     if not isinstance(sets, ModeSets) or sets.meta_train is None or not len(sets.meta_train):
@@ -88,7 +102,7 @@ def pretraining(benchmark: Benchmark, by_class: Classes, ways: int, shots: int, 
     pools = {"train": sets.meta_train}
     if sets.meta_validation is not None and len(sets.meta_validation) >= ways:
         pools["validation"] = sets.meta_validation
-    source = EpisodeSource(by_class, pools, ways, shots, "classification" in benchmark.facts, seed)
+    source = EpisodeSource(by_class, pools, ways, shots, "classification" in benchmark.facts, seed, shots_key)
     epochs, batches = own(benchmark, "epochs", 1000), own(benchmark, "epoch_batches", 100)
     episodes = Episodes(ways, shots, epochs, batches, "validation" in pools, source)
     return Phase(0, (0,), None, None, episodes=episodes)
