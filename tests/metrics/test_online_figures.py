@@ -39,10 +39,22 @@ def test_precision_and_recall_are_not_swapped() -> None:
     """Always crying names every switch and is mostly wrong; crying once and rightly is the other way round."""
     always, once = np.ones(16), np.zeros(16)
     once[3] = 1
-    assert (detection(always, SINCE).precision, detection(always, SINCE).recall) == (pytest.approx(3 / 16), 1.0)
+    assert (detection(always, SINCE).precision, detection(always, SINCE).recall) == (pytest.approx(3 / 15), 1.0)
     assert (detection(once, SINCE).precision, detection(once, SINCE).recall) == (1.0, pytest.approx(1 / 3))
     never = detection(np.zeros(16), SINCE)
     assert (never.precision, never.recall, never.f1, never.delay) == (None, 0.0, 0.0, None)
+
+
+def test_the_first_step_of_the_stream_is_neither_a_switch_nor_a_false_alarm() -> None:
+    said = np.zeros(16)
+    said[[0, 3]] = 1
+    assert detection(said, SINCE) == (1.0, pytest.approx(1 / 3), pytest.approx(1 / 2), 0.0)
+    said[1] = 1  # later in the first context it is one
+    assert detection(said, SINCE).precision == pytest.approx(1 / 2)
+    said[:] = 0
+    said[0] = 1
+    assert detection(said, SINCE) == (None, 0.0, 0.0, None)
+    assert detection([], []) == (None, None, None, None)
 
 
 def test_figures_are_named_by_mode_and_position() -> None:

@@ -53,10 +53,12 @@ def detection(detected: ArrayLike, since: ArrayLike, tolerance: int = TOLERANCE)
     """How well changes were found.
 
     A switch is named by the first detection in its context, if that comes within ``tolerance`` steps (0: at the switch
-    itself). Every other detection is a false alarm. The beginning of the stream is no switch.
+    itself). Every other detection is a false alarm. The first step of the stream is left out: it is no switch, but all
+    is new to the learner there, so that to say so is no false alarm.
     """
     said = np.nan_to_num(np.asarray(detected, dtype=np.float64)) > 0
     positions = np.asarray(since, dtype=np.float64)
+    said[:1] = False
     begins = positions == 0
     number = np.cumsum(begins)
     switches = int(begins[1:].sum())
