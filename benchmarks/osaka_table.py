@@ -103,15 +103,24 @@ ROWS: dict[str, tuple[str, ...]] = {
     "cmaml": ("method=cmaml", *FAST),
     "cmaml_pre": ("method=cmaml_pre", *PRE),
     FULL: (f"method={FULL}", *PRE),
+    "anil": ("method=anil", *PRE),
+    "cmaml_pre_um": ("method=cmaml_pre_um", *PRE),
+    "cmaml_pre_pap": ("method=cmaml_pre_pap", *PRE),
+    f"{FULL} lost=keep": (f"method={FULL}", "method.lost=keep", *PRE),
+    "bgd": ("method=bgd", "method.rate=10", "method.deviation=0.01", "method.samples=5"),
+    "metabgd": ("method=metabgd",),
+    "metacog": ("method=metacog",),
 }
-ONLINE = tuple(row for row in ROWS if row.startswith("online"))
-LATER = ("cmaml", "online_sgd 0.01", "online_adam 0.005", "fine_tuning", "cmaml_pre")
+ONLINE = (*(row for row in ROWS if row.startswith("online")), "bgd")
+FIRST = ("online_sgd 0.1", "online_adam 0.001", "maml", FULL)
+LATER = tuple(row for row in ROWS if row not in FIRST)
 
 STUDIES = {
     "glyphs": Study(
         "`osaka_glyphs`: 10-way 5-shot, T = 1,000, pictures of 16x16, three convolutions of 16 channels, two\n"
         "second-order inner steps from 0.1 with learned sizes, Adam 0.003 outside; pre-training: up to 300\n"
-        "meta-batches of 4 tasks",
+        "meta-batches of 4 tasks; BGD, MetaBGD and MetaCOG: outside the published eta 10 and deviation 0.01, inner\n"
+        "steps of a fixed 0.1, for MetaCOG on masks that begin at 0.5, with an L1 of 0.1",
         (*GLYPHS, "until.steps=1000", "benchmark.data.epochs=6"),
         ROWS,
         seeds=(0, 1, 2, 3, 4),
