@@ -222,6 +222,22 @@ def test_feedback_that_is_close_enough_rests_until_the_next_look_finds_it_away()
     assert not torch.equal(back.weights[0], -net[2].weight)
 
 
+def test_new_feedback_learns_before_the_network_takes_its_first_step_and_a_resumed_one_is_not_new() -> None:
+    net, (x, y) = network("lenet"), pictures()
+    made = rule("fast_dtp", net)
+    assert all(angle_of(made, n) > 80 for n in made.feedback)
+    made.gradients(net, x, y, LOSS_OF)
+    lowest, *rest = [angle_of(made, n) for n in made.feedback]
+    assert lowest < 45
+    assert max(rest) < 2
+    again = rule("fast_dtp", net)
+    again.load_state_dict(made.state_dict())
+    for one in (made, again):
+        one.gradients(net, x, y, LOSS_OF)
+    for n, back in made.feedback.items():
+        assert torch.equal(back.weights[0], again.feedback[n].weights[0])
+
+
 def test_arithmetic_in_multiples_of_backprop() -> None:
     vgg = blocks_of(simple_vgg((3, 32, 32), 10, [128, 128, 256, 256, 512], "elu", 1.0), "dtp")
     small = blocks_of(lenet((3, 32, 32), 10, [32, 64], 512, "elu", 1.0), "dtp")

@@ -19,7 +19,9 @@ from fourfold.rules.targets import Pass, TargetRule
 GAIN = 0.02  # automatic rate: the share of the misalignment that an iteration takes away
 LARGEST_SOLVED = 1024  # units of a layer whose normal equations are solved
 SAMPLES = 2.0  # correlated: observations of each unknown that an iteration uses
-REACH = 0.25  # correlated: the share of the misalignment that a batch is to take away where iterations are automatic
+# Correlated with automatic iterations, in time constants of the filter: what a batch gets, and what weights that have
+# learned nothing yet get, so that the first steps of the network are not taken in a random direction.
+REACH, FIRST_REACH = 0.5, 8.0
 
 
 class DTP(TargetRule):
@@ -31,8 +33,8 @@ class DTP(TargetRule):
     trained by the next general one. feedback_rate: null for GAIN (1 - momentum) / (2 sigma^2 P), P the positions of
     the block's outputs. train_above: by a look every look_every steps, blocks whose weights are within so many degrees
     of the forward ones are not trained (the angle of mirror feedback does not fall below about 10). iterations: null,
-    with correlated only, for as many as take REACH of the misalignment away. compiled: each block's iteration is one
-    program of torch.compile, on CUDA replayed as a graph.
+    with correlated only, for REACH time constants of the filter a batch and FIRST_REACH on the first one. compiled:
+    each block's iteration is one program of torch.compile, on CUDA replayed as a graph.
     """
 
     name = "dtp"
@@ -69,6 +71,7 @@ class DTP(TargetRule):
         self.momentum = momentum
         self.train_above, self.look_every = train_above, look_every
         self.resting: set[int] = set()  # blocks that are close enough
+        self.fresh = True  # whether there are weights that no batch has trained yet
         self.compiled = compiled
         self.programs: dict[tuple[int, Any], Any] = {}
 
@@ -76,6 +79,7 @@ class DTP(TargetRule):
         later, rate = self.asked["later_iterations"], self.asked["feedback_rate"]
         self.later = self.iterations if later is None else self.per_layer("later_iterations", later, int, 0, 1_000_000)
         self.rates = {} if rate is None else self.per_layer("feedback_rate", rate, float, 0.0, 1e6)
+        self.fresh = True
         self.velocity = {n: [torch.zeros_like(p) for p in block.parameters] for n, block in self.feedback.items()}
         self.forms = {n: self.form_of(block) for n, block in self.feedback.items()}
         self.solvers = {
@@ -102,6 +106,7 @@ class DTP(TargetRule):
         jobs = [partial(self.train_block, n, passes[n], counts[n]) for n in learning]
         # A graph is replayed on the stream that it was captured on: ours.
         side_by_side(torch.device("cpu") if self.compiled else self.engine.device, jobs)
+        self.fresh = False
 
     def train_block(self, n: int, one: Pass, count: int) -> None:
         """The iterations of one feedback block on one batch. No other block's depend on them; no number is read."""
@@ -148,7 +153,7 @@ class DTP(TargetRule):
     def correlate(self, n: int, back: FeedbackBlock, one: Pass, count: int) -> None:
         """Steps of a least-mean-squares filter, on as many samples as its unknowns ask for."""
         if self.automatic and not self.is_late():
-            count = automatic_iterations(back, one.outputs)
+            count = automatic_iterations(back, one.outputs, FIRST_REACH if self.fresh else REACH)
         step = forms.every(back, one.outputs, SAMPLES)
         draw = forms.normal_like if one.outputs.dim() > 2 else forms.orthogonal_like
         # In 16 bits the answer to a small probe is lost in rounding, so this part is computed in 32.
@@ -177,11 +182,12 @@ class DTP(TargetRule):
 
     def state_dict(self) -> dict[str, Any]:
         sums = {n: [solver.gram, solver.product] for n, solver in self.solvers.items()}
-        return {**super().state_dict(), "velocity": self.velocity, "sums": sums, "resting": sorted(self.resting)}
+        own = {"velocity": self.velocity, "sums": sums, "resting": sorted(self.resting), "fresh": self.fresh}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.resting = set(state["resting"])
+        self.resting, self.fresh = set(state["resting"]), state["fresh"]
         pairs = [(self.velocity[n], saved) for n, saved in state["velocity"].items()]
         pairs += [([self.solvers[n].gram, self.solvers[n].product], saved) for n, saved in state["sums"].items()]
         for mine, saved in pairs:
@@ -212,7 +218,7 @@ def widest_angle(back: FeedbackBlock) -> float:
     return float(torch.stack([alignment(feedback, layer.weight).angle for feedback, layer in pairs]).max())
 
 
-def automatic_iterations(back: FeedbackBlock, outputs: Tensor) -> int:
-    """An iteration takes away 1 / (1 + unknowns / observations); 16 at most."""
+def automatic_iterations(back: FeedbackBlock, outputs: Tensor, reach: float = REACH) -> int:
+    """``reach`` time constants, each 1 + unknowns / observations iterations, or 32 where there are few observations."""
     observations = len(outputs) * math.prod(outputs.shape[2:])
-    return min(16, max(1, math.ceil(REACH * (1 + forms.unknowns(back.layers[0]) / observations))))
+    return math.ceil(reach * min(32, 1 + forms.unknowns(back.layers[0]) / observations))
