@@ -16,20 +16,33 @@ class VanillaDTP(TargetRule):
     """G learns to undo F: loss = <|G(F(x~)) - x~|^2>, x~ = s_{n-1} + noise; t_{n-1} = s_{n-1} + G(t_n) - G(s_n).
 
     As in the code of Ernoult et al. 2022: the first target is the logits', every batch trains the feedback first. The
-    feedback blocks have biases, the mirror inversion, and Adam of their own.
+    feedback blocks have biases and the mirror inversion; they learn by SGD with ``momentum``, as there, or (null) Adam.
     """
 
     name = "vanilla_dtp"
     biases = True
 
-    def __init__(self, engine: Engine, beta: float, iterations: Any, noise: Any, feedback_rate: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        beta: float,
+        iterations: Any,
+        noise: Any,
+        feedback_rate: Any,
+        momentum: float | None = None,
+    ) -> None:
         super().__init__(engine, beta, "mirror", iterations, noise, "random")
-        self.feedback_rate = feedback_rate
+        self.asked["feedback_rate"] = feedback_rate
+        self.momentum = momentum
 
     def begin_feedback(self) -> None:
-        self.optimizers = {
-            n: torch.optim.Adam(back.parameters, lr=self.feedback_rate) for n, back in self.feedback.items()
-        }
+        rates = self.per_layer("feedback_rate", self.asked["feedback_rate"], float, 0.0, 1e6)
+        self.optimizers = {n: self.optimizer(back, rates[n]) for n, back in self.feedback.items()}
+
+    def optimizer(self, back: FeedbackBlock, rate: float) -> torch.optim.Optimizer:
+        if self.momentum is None:
+            return torch.optim.Adam(back.parameters, lr=rate)
+        return torch.optim.SGD(back.parameters, lr=rate, momentum=self.momentum)
 
     def train_feedback(self, passes: list[Pass]) -> None:
         for n, back in self.feedback.items():
