@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fourfold import compatibility, schema, tuning
+from fourfold import compatibility, schema, tuned_values, tuning
 from fourfold.checks import check_types, check_whole, flatten
 from fourfold.errors import NotApplicable, Refused, nearest
 from fourfold.hardware.requests import check_projection, check_request
@@ -69,12 +69,18 @@ def compose(overrides: Iterable[str]) -> DictConfig:
 
 def checked_compose(overrides: list[str]) -> DictConfig:
     """Composes within an initialised Hydra, translates its errors, checks; returns Hydra's node too."""
+    overrides = with_tuned(overrides)
     try:
         config = hydra_compose(CONFIG_NAME, overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise Refused(one_line(error, overrides)) from error
     check(config)
     return config
+
+
+def with_tuned(words: Iterable[str]) -> list[str]:
+    """The words of one cell, and with them the one for its tuned values where Hydra does not find them by itself."""
+    return tuned_values.with_tuned(words, config_directory())
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

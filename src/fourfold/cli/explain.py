@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fourfold import compatibility, composition
+from fourfold import compatibility, composition, tuned_values
 from fourfold.cli.sources import content, hydra, member_file, shown_path
 from fourfold.compatibility import Member
 from fourfold.errors import Refused
@@ -45,6 +45,7 @@ def explain_text(overrides: list[str]) -> tuple[str, bool]:
 
 def _composed(overrides: list[str]) -> DictConfig:
     """Composed, but not checked: an explanation wants all of what is wrong, not the first of it."""
+    overrides = composition.with_tuned(overrides)
     try:
         return compose(composition.CONFIG_NAME, overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -138,13 +139,24 @@ def _tuned_lines(config: DictConfig) -> list[str]:
         flat = dict(_flat(content(file))) if file else {}
         if file is None or not flat:
             where = "does not exist" if file is None else "has none"
-            lines.append(f"tuned values: none ({group}/{choice}.yaml {where})" if choice else "tuned values: none")
+            others = _for_other_values(config) if group == "tuned" else ""
+            lines.append(
+                f"tuned values: none ({group}/{choice}.yaml {where}{others})" if choice else "tuned values: none"
+            )
             continue
         lines.append(f"tuned values from {shown_path(file)}")
         for key, value in flat.items():
             present = OmegaConf.select(config, key)
             lines.append(f"  {key} = {value}" + ("" if present == value else f" (overridden: {present})"))
     return ["", *lines]
+
+
+def _for_other_values(config: DictConfig) -> str:
+    """For what other values of the setting there are tuned ones."""
+    axes = [str(config[axis]["name"]) for axis in ("method", "benchmark", "setting")]
+    files = tuned_values.stated(composition.config_directory(), *axes)
+    known = ", ".join(f"{value:g}" for value in sorted(files))
+    return f"; there are some for setting.{tuned_values.KEY}={known}" if files else ""
 
 
 def _setting_lines(cell: Mapping[str, Any]) -> list[str]:

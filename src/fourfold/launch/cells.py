@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig
 
+from fourfold import composition
 from fourfold.errors import NotApplicable, Refused
 from fourfold.launch.compose import Composed
 
@@ -84,7 +85,8 @@ def combinations(words: Sequence[str], row: "Row | None", loader: ConfigLoader) 
         known = loader.get_group_options(word.key_or_group)
         what = f"{word.key_or_group} has {', '.join(known)}" if known else f"{word.key_or_group} is no group"
         raise Refused(f"{word.input_line}: matches nothing; {what}")
-    return [Combination(list(one), row) for batch in BasicSweeper.split_arguments(parsed, None) for one in batch]
+    found = (one for batch in BasicSweeper.split_arguments(parsed, None) for one in batch)
+    return [Combination(composition.with_tuned(one), row) for one in found]
 
 
 def plan(

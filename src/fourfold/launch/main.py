@@ -72,6 +72,8 @@ def _through_hydra(words: list[str], task: CellTask) -> None:
             flags.append("--multirun")  # a suite is a sweep
     if task.suite or parsed.multirun:
         overrides = one_value_sweeps(overrides, all_members=bool(task.suite))
+    else:
+        overrides = composition.with_tuned(overrides)
     words = [*flags, *overrides]  # Hydra's own parser does not take them in another order
     kept, before = sys.argv, os.environ.get(FULL_ERROR)
     sys.argv, os.environ[FULL_ERROR] = [kept[0], *words], "1"  # so that errors come here, not to sys.exit(1)

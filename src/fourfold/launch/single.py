@@ -28,6 +28,7 @@ def run_here(overrides: Sequence[str]) -> Record:
     chosen, overrides = suites.take_out(overrides)
     if chosen:
         raise Refused(f"{chosen[0]}: a suite is many cells; run it from the shell: python run.py -m {chosen[0]}")
+    overrides = composition.with_tuned(overrides)
     cell = composition.plain(composition.compose(overrides))
     folder = Path(os.path.abspath(cell["output_dir"])) / "cells" / composition.cell_name(cell)
     found = run_one(run_cell, cell, folder, list(overrides), ["fourfold.run", *overrides], quiet=True)
