@@ -122,6 +122,18 @@ def test_tuned_values_of_permuted_pictures_are_not_those_of_split_classes(
     assert compose(asked).method.strength == permuted
 
 
+@pytest.mark.parametrize("benchmark", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("setting", ["task_incremental", "domain_incremental", "class_incremental"])
+def test_methods_of_the_golden_table_remember_a_hundred_samples_a_class(benchmark: str, setting: str) -> None:
+    words = [f"benchmark={benchmark}", f"setting={setting}"]
+    for method in ("replay", "a_gem"):
+        found = compose([*words, f"method={method}"]).method
+        assert (found.each, found.memory) == (100, 1000)
+    for method in ("der", "der_plus_plus"):  # of ten classes, over the whole stream
+        found = compose([*words, f"method={method}"]).method
+        assert (found.memory, found.storage, found.alpha) == (1000, "reservoir", 1.0)
+
+
 def test_a_benchmark_names_its_method_and_the_shell_has_the_last_word() -> None:
     assert compose(["benchmark=matmul"]).method.name == "execute"
     with pytest.raises(Refused):
