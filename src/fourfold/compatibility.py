@@ -41,6 +41,8 @@ FACTS: dict[str, str] = {
     "evaluation": "there is held-out data to judge by",
     "gradients": "a rule that fills the gradients",
     "exact_gradients": "a rule that is the derivative of the loss itself, which can be differentiated again",
+    "end_to_end_gradients": "a rule whose errors reach every layer from any loss, those on hidden features, too",
+    "plain_forward": "a rule that trains and predicts by the network's own pass over a batch as it is",
     "trained_by_gradients": "a method that learns from gradients",
     "collectives": "devices can exchange tensors",
     "fp32": "32-bit floating point",

@@ -57,6 +57,14 @@ def test_feedback_at_its_optimum_has_the_loss_of_the_optimum() -> None:
     assert made.series()["feedback_loss/block_2"][0] == pytest.approx(expected, rel=0.1)
 
 
+def test_a_rule_that_does_not_train_the_plain_pass_has_no_angle_to_its_gradient() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    made = watched("forward_forward", net)
+    made.gradients(net, torch.randn(8, 6), torch.randint(3, (8,)), LOSS_OF)
+    assert not any(name.startswith("angle/") for name in made.series())
+
+
 def test_looks_come_at_the_steps_asked_for_and_change_nothing(run: Callable[..., Any]) -> None:
     words = (*WORDS, "method=dtp", "benchmark/model=lenet", "benchmark.model.width=0.1")
     seen = run(*words)

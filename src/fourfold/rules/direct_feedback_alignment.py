@@ -39,6 +39,8 @@ class DirectFeedbackAlignment(Rule):
                 hidden.append(block(below))
                 below = hidden[-1].detach()
             outputs = self.blocks[-1](below)
+            if not outputs.requires_grad:  # a frozen last layer
+                outputs.requires_grad_()
             loss = loss_of(outputs, targets)
             (error,) = torch.autograd.grad(loss, outputs, retain_graph=True)
             self.train_feedback(hidden, outputs)

@@ -165,12 +165,18 @@ def check_supported(block: nn.Module, number: int, inversion: str) -> None:
             known = ", ".join(sorted(kind.__name__ for kind in COUNTERPARTS[inversion]))
             hint = "; method.rule.inversion=gated knows it" if isinstance(layer, COUNTERPARTS["gated"]) else ""
             raise Refused(
-                f"block {number} has a {type(layer).__name__}, which has no {inversion} feedback counterpart"
+                f"block {number} has a {named(layer)}, which has no {inversion} feedback counterpart"
                 f"{hint}; these have: {known}"
             )
         if isinstance(layer, Residual):
             for part in (layer.main, layer.shortcut, layer.activation):
                 check_supported(part, number, inversion)
+
+
+def named(layer: nn.Module) -> str:
+    """What a kind of layer is called: by its name, with the package of one that is not torch's own."""
+    package = type(layer).__module__.partition(".")[0]
+    return type(layer).__name__ if package == "torch" else f"{package} {type(layer).__name__}"
 
 
 def _bias(layer: LinearMap) -> Tensor:

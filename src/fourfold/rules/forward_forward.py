@@ -26,6 +26,7 @@ class ForwardForward(Rule):
     """
 
     name = "forward_forward"
+    plain_forward = False
 
     def __init__(self, engine: Engine, threshold: float, read: str) -> None:
         super().__init__(engine)

@@ -11,7 +11,12 @@ from fourfold.members import parameters, target
 
 
 class Rule:
-    """Credit assignment for one network. A rule with parameters of its own trains and saves them itself."""
+    """Credit assignment for one network. A rule with parameters of its own trains and saves them itself.
+
+    plain_forward: whether it trains and predicts by the network's own pass over a batch as it is; so its YAML offers.
+    """
+
+    plain_forward = True
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

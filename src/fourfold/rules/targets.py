@@ -98,7 +98,7 @@ class TargetRule(Rule):
         self.steps += 1
         with self.engine.autocast():
             passes = self.forward(inputs)
-            outputs = passes[-1].outputs
+            outputs = passes[-1].outputs.detach().requires_grad_()
             loss = loss_of(outputs, targets)
             (error,) = torch.autograd.grad(loss, outputs)
             with torch.no_grad():

@@ -27,6 +27,7 @@ class Watched(Rule):
     def __init__(self, rule: Rule, every: int, meter: Meter) -> None:
         super().__init__(rule.engine)
         self.rule = rule
+        self.plain_forward = rule.plain_forward
         self.every = every
         self.meter = meter
         self.calls = 0
@@ -52,7 +53,12 @@ class Watched(Rule):
         return result
 
     def exact(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> dict[str, Tensor]:
-        """Backprop's gradients of the weights, before the rule; random numbers stay where they are."""
+        """Backprop's gradients of the weights, before the rule; random numbers stay where they are.
+
+        Empty for a rule that does not train the network's plain pass, of which these would be the gradients.
+        """
+        if not self.rule.plain_forward:
+            return {}
         device = self.engine.device
         devices = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(devices), frozen_statistics(network), self.engine.autocast():
