@@ -138,6 +138,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
         rule = Watched(rule, cell["diagnose_every"], run.meter)
     engine, until = run.engine, run.until
     method.setup(benchmark, stream.view(engine.device), run, rule)
+    if rule is not None and (told := rule.findings()):
+        run.findings["rule"] = told
     if cell["measure"]["flops"] == "on" and tracing.countable(cell, engine):
         run.count = StepCount(lambda flops, at: run.meter.note(STEP_FLOPS, flops, at), lambda: run.meter.steps)
     run.watch.add({"setup": time.perf_counter() - begun})

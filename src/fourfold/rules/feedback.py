@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from fourfold.benchmarks.layered import Residual
 from fourfold.errors import Refused
-from fourfold.rules.layers import SHAPE_ONLY, LinearMap, grown, initial_weights, leaves, linear_maps, random_stream
+from fourfold.rules.layers import (
+    SHAPE_ONLY,
+    LinearMap,
+    grown,
+    initial_weights,
+    leaves,
+    linear_maps,
+    named,
+    random_stream,
+)
 from fourfold.rules.tape import ACTIVATIONS, AVERAGES, NORMS, Entry, Tape, mirrored, transposed_derivative
 
 COUNTERPARTS = {
@@ -171,12 +180,6 @@ def check_supported(block: nn.Module, number: int, inversion: str) -> None:
         if isinstance(layer, Residual):
             for part in (layer.main, layer.shortcut, layer.activation):
                 check_supported(part, number, inversion)
-
-
-def named(layer: nn.Module) -> str:
-    """What a kind of layer is called: by its name, with the package of one that is not torch's own."""
-    package = type(layer).__module__.partition(".")[0]
-    return type(layer).__name__ if package == "torch" else f"{package} {type(layer).__name__}"
 
 
 def _bias(layer: LinearMap) -> Tensor:

@@ -48,6 +48,10 @@ class Rule:
         """The loss [] of each feedback block that learns, on a batch, by block; nothing learns from it."""
         return {}
 
+    def findings(self) -> dict[str, Any]:
+        """What the rule tells of itself for the record, once it is prepared: plain data."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

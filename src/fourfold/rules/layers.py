@@ -64,6 +64,12 @@ def leaves(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
+def named(layer: nn.Module) -> str:
+    """What a kind of layer is called: by its name, with the package of one that is not torch's own."""
+    package = type(layer).__module__.partition(".")[0]
+    return type(layer).__name__ if package == "torch" else f"{package} {type(layer).__name__}"
+
+
 def on_one_device(engine: Engine, rule: str) -> None:
     """Raises Refused where several devices share the work: such a rule's gradients are not averaged over them."""
     if not engine.alone:

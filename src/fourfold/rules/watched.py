@@ -98,6 +98,9 @@ class Watched(Rule):
     def predict(self, network: nn.Module, inputs: Any) -> Any:
         return self.rule.predict(network, inputs)
 
+    def findings(self) -> dict[str, Any]:
+        return self.rule.findings()
+
     def grow(self, network: nn.Module) -> None:
         self.rule.grow(network)
 
