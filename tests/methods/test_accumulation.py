@@ -100,6 +100,13 @@ def test_what_makes_no_sense_is_refused(words: str, message: str) -> None:
     ("words", "message"),
     [
         ("benchmark=digits method=reptile setting=meta_learning accumulate=2", "method"),
+        *(
+            (
+                f"benchmark=digits method={method} setting=class_incremental accumulate=2",
+                f"accumulate=2: method {method} makes its updates in its own way; leave accumulate=1",
+            )
+            for method in ("replay", "lwf", "er_ace", "der_plus_plus", "mir", "gss")
+        ),
         ("benchmark=digits setting=task_incremental accumulate=2", "not where each sample's task says what it can be"),
         ("benchmark=digits recompute=true", "recompute=true: this network has no list of repeated blocks"),
         ("benchmark=dlrm accumulate=2", "done"),

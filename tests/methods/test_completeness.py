@@ -20,8 +20,8 @@ PROVED = {
     "bgd": ("test_bgd_without_deviation_is_gradient_descent", "test_one_step_of_bgd_by_hand"),
     "bi_r": ("test_switched_off_it_is_finetune_bit_for_bit", "test_one_step_of_brain_inspired_replay_by_hand"),
     "bic": (
-        "test_bic_without_its_parts_is_finetune_in_its_first_context",
-        "test_the_correction_of_bic_is_the_best_pair_of_numbers",
+        "test_bic_without_its_parts_is_finetune_bit_for_bit",
+        "test_a_step_of_bic_in_its_second_context_by_hand",
     ),
     "cn_dpm": (
         "test_what_an_expert_explains_teaches_that_expert",
@@ -42,7 +42,7 @@ PROVED = {
     ),
     "gss": (
         "test_before_there_is_a_memory_it_is_finetune_bit_for_bit",
-        "test_gss_scores_are_the_largest_cosines_and_decide_who_stays",
+        "test_gss_replaces_the_member_that_is_most_alike",
     ),
     "lfl": ("test_switched_off_it_is_finetune_bit_for_bit", "test_one_step_of_lfl_by_hand"),
     "lora": (

@@ -1,5 +1,6 @@
 """Replay: the weights of what is new and what is remembered, one step by hand."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourfold.composition import compose, plain
 from fourfold.errors import Refused
+from fourfold.recipe import resolve
 from learning import Bench, digits, same
 
 LINEAR = digits(model="linear", optimizer="sgd")
@@ -27,8 +30,8 @@ def test_weights_are_the_shares_of_contexts() -> None:
 class Step:
     """One step of the second context, with what it will draw from the memory looked up before."""
 
-    def __init__(self, method: str, draws: int, size: int = 16, **values: Any) -> None:
-        self.made = Bench(method, "class_incremental", benchmark=LINEAR, memory=30, **values)
+    def __init__(self, method: str, draws: int, size: int = 16, memory: int = 30, **values: Any) -> None:
+        self.made = Bench(method, "class_incremental", benchmark=LINEAR, memory=memory, **values)
         self.made.learn(0)
         self.made.begin(1)
         self.new = next(self.made.observations(1))
@@ -140,11 +143,11 @@ def test_before_there_is_a_memory_it_is_finetune_bit_for_bit(method: str) -> Non
 
 
 def test_mir_takes_the_samples_that_the_step_hurts_most() -> None:
-    step = Step("mir", draws=1, size=25, candidates=25)
+    step = Step("mir", draws=1, size=3 * 16, memory=100, candidates=3)
     drawn = step.past[0]
     gradient = torch.autograd.grad(step.loss(step.new.inputs, step.new.targets), step.parameters)
     step.made.method.seen.copy_(step.seen)
-    harm = torch.zeros(25)
+    harm = torch.zeros(48)
     for sign, moved in ((-1, 0.0), (1, 0.1)):
         weight, bias = (p - moved * g for p, g in zip(step.parameters, gradient, strict=True))
         scores = (drawn["inputs"].flatten(1) @ weight.T + bias).masked_fill(~step.seen, -1e9)
@@ -153,6 +156,14 @@ def test_mir_takes_the_samples_that_the_step_hurts_most() -> None:
     worst = harm.topk(16).indices
     assert torch.equal(found["inputs"], drawn["inputs"][worst])
     assert harm[worst].min() > harm.min()
+
+
+@pytest.mark.parametrize("benchmark", ["digits", "mnist", "cifar10"])
+@pytest.mark.parametrize("scale", ["full", "smoke"])
+def test_mir_has_a_choice_at_its_defaults(benchmark: str, scale: str) -> None:
+    cell = plain(compose([f"benchmark={benchmark}", "method=mir", f"scale={scale}"]))
+    batch = resolve(cell, accelerator=False).batch
+    assert batch < cell["method"]["candidates"] * batch <= cell["method"]["memory"]
 
 
 def test_gss_scores_are_the_largest_cosines_and_decide_who_stays() -> None:
@@ -173,7 +184,48 @@ def test_gss_scores_are_the_largest_cosines_and_decide_who_stays() -> None:
     members = made.method.memory.rows(torch.arange(16))
     expected = 1 + (directions(**own) @ directions(members["inputs"], members["targets"]).T).max(1).values
     assert torch.allclose(made.method.similarity(own), expected, atol=1e-5)
+    scores = made.method.similarity(own)
     made.method.observe(observations[1])
+    assert len(made.method.memory) == 20
+    assert torch.allclose(made.method.scores[16:], scores[:4], atol=1e-5)
     made.method.observe(observations[2])
     assert len(made.method.memory) == 20
-    assert (made.method.scores >= 0).all()
+
+
+def full_of_digits(scores: Tensor) -> Bench:
+    """GSS whose memory is full, of samples with these scores."""
+    made = Bench("gss", "class_incremental", benchmark=LINEAR, memory=len(scores))
+    made.begin(0)
+    made.method.observe(next(made.observations(0)))
+    assert len(made.method.memory) == len(scores)
+    made.method.scores = scores
+    return made
+
+
+def test_gss_replaces_the_member_that_is_most_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is met by its score: here always number 3, which a sample unlike all others (score 0) replaces."""
+    made = full_of_digits(torch.zeros(10).index_fill(0, torch.tensor(3), 2.0))
+    before = made.method.memory.rows(torch.arange(10))["inputs"].clone()
+    new = list(itertools.islice(made.observations(0), 2))[1]
+    given = torch.full((16,), 1.5).index_fill(0, torch.tensor(5), 0.0)  # all but row 5 are like something kept
+    monkeypatch.setattr(made.method, "similarity", lambda samples: given)
+    made.method.keep(new)
+    after = made.method.memory.rows(torch.arange(10))["inputs"]
+    assert torch.equal(after[3], new.inputs[5])
+    assert not torch.equal(after[3], before[3])
+    others = torch.arange(10) != 3
+    assert torch.equal(after[others], before[others])
+    assert made.method.scores[3] == 0
+
+
+def test_gss_replaces_with_the_share_of_the_members_score() -> None:
+    """A sample of score c = 1/2 wins against a member of score C = 1 with probability C / (C + c) = 2/3."""
+    made = full_of_digits(torch.ones(10))
+    wins, places = 0, set()
+    for _ in range(1500):
+        made.method.scores = torch.ones(10)
+        found = made.method._replacements(torch.tensor([0.5]), room=0)
+        wins += len(found)
+        places |= set(found)
+    assert abs(wins / 1500 - 2 / 3) < 4 * (2 / 9 / 1500) ** 0.5
+    assert places == set(range(10))

@@ -75,6 +75,9 @@ class BiC(Finetune):
 
     def terms(self, observation: Observation) -> Iterator[Term]:
         both = self._with_remembered(observation)
+        if both is observation and not self.held_out:  # the first context: nothing to weigh, and no teacher
+            yield from super().terms(observation)
+            return
         used = torch.ones(len(both.targets), device=self.device)
         used[: len(observation.targets)] = (~self.is_held_out(observation.inputs)).float()
         weights = used / used.sum().clamp(min=1)

@@ -28,8 +28,9 @@ class Finetune(Method):
 
     @property
     def accumulates(self) -> bool:
-        """A subclass that makes its updates in another way does not."""
-        return type(self).observe is Finetune.observe and type(self).learn is Method.learn
+        """A subclass that makes its updates in another way, or whose loss belongs to a whole batch, does not."""
+        own = type(self)
+        return own.observe is Finetune.observe and own.terms is Finetune.terms and own.learn is Method.learn
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.run, self.view, self.rule = run, view, rule

@@ -179,9 +179,10 @@ class DarkReplay(Replay):
 
 
 class InterferedReplay(Replay):
-    """MIR (Aljundi et al. 2019): of ``candidates`` remembered samples, those that the coming update hurts most.
+    """MIR (Aljundi et al. 2019): of the remembered samples those that the coming update hurts most.
 
-    p' = p - rate grad l(new); the batch's number of samples with the largest l(x; p') - l(x; p) is learned again.
+    p' = p - rate grad l(new); of ``candidates`` samples drawn for each of the batch, as many as the batch has are
+    learned again, those with the largest l(x; p') - l(x; p). The paper draws 50 for a batch of 10.
     """
 
     def __init__(
@@ -191,8 +192,8 @@ class InterferedReplay(Replay):
         self.candidates = candidates
 
     def remembered(self, observation: Observation) -> Samples | None:
-        drawn = self.memory.draw(self.candidates)
         count = len(observation.targets)
+        drawn = self.memory.draw(self.candidates * count)
         if len(drawn["targets"]) <= count:
             return drawn
         with self.run.meter.phase("selection"):
