@@ -88,6 +88,10 @@ def test_a_part_counts_by_its_samples() -> None:
         ("accumulate=2 batch=auto", "accumulate=2: batch=auto does not fall into 2 parts"),
         ("accumulate=2 method=inference", "accumulate=2: method inference has no backward pass; leave it out"),
         ("recompute=true method=inference", "recompute=true: method inference has no backward pass"),
+        (
+            "accumulate=2 method/rule=kolen_pollack",
+            "accumulate=2: gradients of parts add up with method/rule=backprop only, not kolen_pollack",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: str, message: str) -> None:

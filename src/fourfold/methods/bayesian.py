@@ -42,10 +42,12 @@ class BGD(Finetune):
         means = {name: p.detach().clone() for name, p in self.parameters.items()}
         slope = {name: torch.zeros_like(p) for name, p in means.items()}
         bend = {name: torch.zeros_like(p) for name, p in means.items()}
-        losses, count = [], batch_size(observation) * self.run.engine.parts  # .grad is the mean over all ranks' samples
+        losses: list[Tensor] = []
+        count = batch_size(observation) * self.run.engine.parts  # .grad is the mean over all ranks' samples
         for _ in range(self.samples):
             noise = {name: self._noise(p) for name, p in means.items()}
-            losses.append(self._gradient_at(observation, means, noise))
+            ask = self.rule.gradients_beside if losses else self.rule.gradients  # one update, however many draws
+            losses.append(self._gradient_at(observation, means, noise, ask))
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None:
                     gradient = parameter.grad * (count / (gradient_scale(self.run) * self.samples))
@@ -55,7 +57,7 @@ class BGD(Finetune):
         return torch.stack(losses).mean()
 
     def _gradient_at(
-        self, observation: Observation, means: Mapping[str, Tensor], noise: Mapping[str, Tensor]
+        self, observation: Observation, means: Mapping[str, Tensor], noise: Mapping[str, Tensor], ask: Any
     ) -> Tensor:
         """Fills ``.grad`` at means + noise * deviation; returns the loss there."""
         with torch.no_grad():
@@ -64,7 +66,7 @@ class BGD(Finetune):
                 parameter.grad = None
         total = torch.zeros((), device=self.device)
         for term in self.terms(observation):
-            _, loss = self.rule.gradients(self.network, term.inputs, term.targets, term.loss_of)
+            _, loss = ask(self.network, term.inputs, term.targets, term.loss_of)
             total = total + loss
         return total
 

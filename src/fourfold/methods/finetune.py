@@ -83,7 +83,8 @@ class Finetune(Method):
         for number, (share, inputs, targets) in enumerate(pieces, start=1):
             last = number == len(pieces)
             with nullcontext() if last else self.run.engine.without_sync(self.network):
-                own, loss = self.rule.gradients(self.network, inputs, targets, scaled(term.loss_of, share))
+                ask = self.rule.gradients if number == 1 else self.rule.gradients_beside
+                own, loss = ask(self.network, inputs, targets, scaled(term.loss_of, share))
             found.append(own)
             losses.append(loss)
         whole = torch.cat(found) if all(isinstance(each, Tensor) for each in found) else found[0]

@@ -17,11 +17,14 @@ def trained(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def gradient_on(method: Finetune, observation: Observation) -> dict[str, Tensor]:
-    """The gradient of the plain loss on other samples, found by the method's rule. Leaves ``.grad`` empty."""
+    """The gradient of the plain loss on other samples, found by the method's rule beside its updates.
+
+    Leaves ``.grad`` empty.
+    """
     parameters = trained(method.network)
     _clear(parameters)
     for term in Finetune.terms(method, observation):
-        method.rule.gradients(method.network, term.inputs, term.targets, term.loss_of)
+        method.rule.gradients_beside(method.network, term.inputs, term.targets, term.loss_of)
     found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     _clear(parameters)
     return found

@@ -33,6 +33,13 @@ class DirectFeedbackAlignment(Rule):
     def gradients(
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
+        return self.found(inputs, targets, loss_of, learning=True)
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
+        return self.found(inputs, targets, loss_of, learning=False)
+
+    def found(self, inputs: Any, targets: Any, loss_of: LossOf, learning: bool) -> tuple[Any, Tensor]:
+        """Adds the gradients; ``learning``: after the maps have learned from this batch, if they do."""
         with self.engine.autocast():
             hidden, below = [], inputs
             for block in self.blocks[:-1]:
@@ -43,7 +50,8 @@ class DirectFeedbackAlignment(Rule):
                 outputs.requires_grad_()
             loss = loss_of(outputs, targets)
             (error,) = torch.autograd.grad(loss, outputs, retain_graph=True)
-            self.train_feedback(hidden, outputs)
+            if learning:
+                self.train_feedback(hidden, outputs)
             # The graph is in pieces, one a block: each piece's loss has the wanted error as its gradient.
             pieces = [(h * self.sent(n, error, h)).sum() for n, h in enumerate(hidden) if h.requires_grad]
         self.engine.backward(torch.stack([loss.float(), *(piece.float() for piece in pieces)]).sum())

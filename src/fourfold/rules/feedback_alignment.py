@@ -54,6 +54,13 @@ class FeedbackAlignment(Rule):
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
         # An earlier prediction's graph leads back through the forward weights: it cannot be used here.
+        self.begin_update()
+        return self.gradients_beside(network, inputs, targets, loss_of)
+
+    def begin_update(self) -> None:
+        """Called before an update's gradients are found."""
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
         with routed(self.route()), self.engine.autocast():
             outputs = network(inputs)
             loss = loss_of(outputs, targets)

@@ -45,6 +45,9 @@ class ForwardForward(Rule):
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
         self.steps += 1
+        return self.gradients_beside(network, inputs, targets, loss_of)
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
         with self.engine.autocast():
             hidden = self.hidden(inputs, None)
             outputs = self.blocks[-1](standardised(hidden[-1]))

@@ -29,9 +29,17 @@ class Rule:
     ) -> tuple[Any, Tensor]:
         """Adds to ``.grad`` of the network's parameters; returns (outputs, loss), the loss without its graph.
 
-        ``outputs`` are those of an earlier forward pass on the same inputs, graph included, to be used again.
+        Asked for once an update, which is a step of the rule's clock and when its feedback learns. ``outputs`` are
+        those of an earlier forward pass on the same inputs, graph included, to be used again.
         """
         raise NotImplementedError
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
+        """The same on other samples, or once more in an update: no step of the clock, and no feedback learns.
+
+        Here for a rule that has neither.
+        """
+        return self.gradients(network, inputs, targets, loss_of)
 
     def predict(self, network: nn.Module, inputs: Any) -> Any:
         """The network's outputs for the inputs; a rule that reads them otherwise (forward-forward) overrides this."""

@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fourfold.benchmarks.interface import LossOf
 from fourfold.hardware.engine import Engine
 from fourfold.rules.feedback_alignment import FeedbackAlignment
 
@@ -27,11 +26,8 @@ class KolenPollack(FeedbackAlignment):
         super().prepare(network)
         self._remember()
 
-    def gradients(
-        self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
-    ) -> tuple[Any, Tensor]:
+    def begin_update(self) -> None:
         self.follow()
-        return super().gradients(network, inputs, targets, loss_of)
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -30,10 +30,12 @@ class SignSymmetry(FeedbackAlignment):
             return torch.full_like(drawn, float(drawn.square().mean().sqrt()))
         return drawn.abs_()
 
-    def route(self) -> dict[LinearMap, Tensor]:
+    def begin_update(self) -> None:
         if self.magnitude == "batch":
             self.steps += 1
             self.feedback = {name: self.first(name, layer.weight) for name, layer in self.layers.items()}
+
+    def route(self) -> dict[LinearMap, Tensor]:
         return {layer: layer.weight.detach().sign() * self.feedback[name] for name, layer in self.layers.items()}
 
     def feedback_pairs(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -34,6 +34,9 @@ class TargetRule(Rule):
     The output's target is t_N = s_N - beta B dL/ds_N, L the mean loss of B samples. ``errors`` stand for targets:
     e_n = (s_n - t_n) / (beta B), which is dL/ds_N at the output, so that the gradients are those of the local losses
     divided by beta and compare with backprop's; the output layer's are equal to them.
+
+    Where L is not a mean, as that of replay with ``weighting: sum`` (two means added up, B the samples of both), the
+    nudge is as many times larger: there mirror feedback sees twice beta. Gated feedback is linear and sees no beta.
     """
 
     name = "targets"
@@ -96,17 +99,26 @@ class TargetRule(Rule):
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
         self.steps += 1
+        found = self.found(inputs, targets, loss_of, learning=True)
+        self.check_finite()
+        return found
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
+        return self.found(inputs, targets, loss_of, learning=False)
+
+    def found(self, inputs: Any, targets: Any, loss_of: LossOf, learning: bool) -> tuple[Any, Tensor]:
+        """Adds the gradients; ``learning``: after the feedback has learned from this batch."""
         with self.engine.autocast():
             passes = self.forward(inputs)
             outputs = passes[-1].outputs.detach().requires_grad_()
             loss = loss_of(outputs, targets)
             (error,) = torch.autograd.grad(loss, outputs)
             with torch.no_grad():
-                self.train_feedback(passes)
+                if learning:
+                    self.train_feedback(passes)
                 errors = self.errors(passes, error)
-        for block, one, error in zip(self.blocks, passes, errors, strict=True):
-            self.add_local_gradient(block, one, error)
-        self.check_finite()
+        for block, one, own in zip(self.blocks, passes, errors, strict=True):
+            self.add_local_gradient(block, one, own)
         return outputs.detach(), loss.detach()
 
     def forward(self, inputs: Tensor) -> list[Pass]:

@@ -16,7 +16,7 @@ from fourfold.rules.tape import frozen_statistics
 
 
 class Watched(Rule):
-    """Any rule, with a look at the first and then at every ``every``-th call of ``gradients``.
+    """Any rule, with a look at the first and then at every ``every``-th update.
 
     A look has, by parameter or layer: ``angle`` in degrees and ``norm_ratio`` of the rule's gradient to backprop's on
     the same batch; ``weight_angle`` of the feedback weights to the forward ones, and ``weight_distance``, |feedback -
@@ -51,6 +51,9 @@ class Watched(Rule):
         with self.meter.excluded():
             self.look(network, inputs, before, exact)
         return result
+
+    def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
+        return self.rule.gradients_beside(network, inputs, targets, loss_of)
 
     def exact(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> dict[str, Tensor]:
         """Backprop's gradients of the weights, before the rule; random numbers stay where they are.
