@@ -30,6 +30,7 @@ from fourfold.recipe import Recipe
 from fourfold.record import Record
 from fourfold.rules import interface as rules
 from fourfold.settings import stream as streams
+from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, Stream
 
 SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
@@ -208,7 +209,8 @@ class Bench:
             told = {"task": torch.full((len(indices),), context)}
         self.method.mode(training=False)
         with torch.no_grad():
-            scores = self.method.predict(Observation(self.stream.test.batch(indices).inputs, **told))
+            observation = Observation(self.stream.test.batch(indices).inputs, **told)
+            scores = judged(self.method.predict(observation), self.method.mask(observation))
         self.method.mode(training=True)
         return scores
 

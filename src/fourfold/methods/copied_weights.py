@@ -106,9 +106,7 @@ class CWR(Finetune):
     def predict(self, observation: Observation) -> Tensor:
         rows = self.head.consolidated()
         last = dict(zip(self.names, (rows[:, :-1], rows[:, -1]), strict=True))
-        scores = functional_call(self.network, last, (observation.inputs,))
-        mask = self.mask(observation)
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+        return functional_call(self.network, last, (observation.inputs,))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "head": self.head.state_dict(), "contexts_ended": self.contexts_ended}

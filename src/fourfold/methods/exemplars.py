@@ -133,8 +133,7 @@ class ICaRL(Finetune):
         found = F.normalize(features_of_all(self.network, observation.inputs), dim=1)
         scores = torch.full((len(found), self.view.outputs), -1e9, device=self.device)
         scores[:, list(self.exemplars)] = -torch.cdist(found, self.means)
-        mask = self.mask(observation) if self.task_outputs is not None else None
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+        return scores
 
     def state_dict(self) -> dict[str, Any]:
         return {

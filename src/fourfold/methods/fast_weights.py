@@ -90,15 +90,11 @@ class FastWeights(Finetune):
         return outputs
 
     def predict(self, observation: Observation) -> Tensor:
-        scores = self.forward(self.fast, observation.inputs)
-        self.predicted = scores if torch.is_grad_enabled() else None
-        mask = self.mask(observation)
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+        return self.forward(self.fast, observation.inputs)
 
     def outputs_again(self, prediction: Tensor | None, inputs: Tensor) -> Tensor:
-        """The outputs of the fast weights, computed for the prediction if there was one."""
-        outputs, self.predicted = self.predicted, None
-        return self.forward(self.fast, inputs) if prediction is None or outputs is None else outputs
+        """The outputs of the fast weights, which are the prediction if there was one."""
+        return self.forward(self.fast, inputs) if prediction is None else prediction
 
     def adapt(
         self,

@@ -12,6 +12,7 @@ from fourfold.benchmarks.interface import Benchmark, LossOf, Term
 from fourfold.errors import Refused
 from fourfold.experience import Run
 from fourfold.methods.interface import Method
+from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
 
@@ -23,8 +24,7 @@ class Finetune(Method):
     overrides ``terms`` to learn from more, ``after_gradients`` to change what was found before it is applied.
     """
 
-    predicted: Tensor | None = None  # the last prediction's outputs, graph included
-    _found: tuple[Any, Observation] | None = None  # the last step's outputs of its first term, and what they are for
+    _before: tuple[Any, int, Tensor | None] | None = None  # the last step's outputs, samples that came, mask before it
 
     @property
     def accumulates(self) -> bool:
@@ -53,17 +53,17 @@ class Finetune(Method):
         return benchmark.network(self.run.seed, device, outputs=view.outputs)
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
+        mask_before = self.mask(observation)
         if self.seen is not None:
-            self.seen[observation.targets] = True
-        loss, self._found = None, None
-        predicted, self.predicted = (None if prediction is None else self.predicted), None
+            self.seen = self.seen.index_fill(0, observation.targets, True)  # a new one: the mask before stays as it was
+        loss, self._before = None, None
         for term in self.terms(observation):
             optimizer = self.optimizers[term.group]
             optimizer.zero_grad(set_to_none=True)
-            outputs = predicted if term.inputs is observation.inputs else None  # used again, if it was for these
+            outputs = prediction if term.inputs is observation.inputs else None  # used again, if it was for these
             found, loss = self.gradients(term, outputs)
-            if self._found is None:
-                self._found = (found, observation)
+            if self._before is None:
+                self._before = (found, len(observation.targets), mask_before)
             self.after_gradients()
             with self.run.meter.phase("optimizer"):
                 optimizer.step()
@@ -92,12 +92,11 @@ class Finetune(Method):
 
     @property
     def outputs_before(self) -> Tensor | None:
-        """Of the last step's outputs those of the batch that came, which are first, without what cannot be right."""
-        if self._found is None or "classification" not in self.benchmark.facts:
+        """Of the last step's outputs those of the batch that came, which are first, by the mask before its labels."""
+        if self._before is None or "classification" not in self.benchmark.facts:
             return None
-        outputs, observation = self._found
-        scores, mask = outputs.detach()[: len(observation.targets)], self.mask(observation)
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+        outputs, count, mask = self._before
+        return judged(outputs.detach()[:count], mask)
 
     def terms(self, observation: Observation) -> Any:
         """The losses of one step, one after another."""
@@ -119,11 +118,8 @@ class Finetune(Method):
 
     def predict(self, observation: Observation) -> Tensor:
         with self.run.engine.autocast():
-            scores = self.rule.predict(self.network, observation.inputs)
-        # Kept without the mask: by the time it is learned from, more outputs may have been seen.
-        self.predicted = scores if torch.is_grad_enabled() else None
-        mask = self.mask(observation)
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+            scores: Tensor = self.rule.predict(self.network, observation.inputs)
+        return scores
 
     def mode(self, training: bool) -> None:
         self.network.train(training)

@@ -11,6 +11,7 @@ from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Experience, Run
 from fourfold.members import parameters, target
 from fourfold.methods.buffers import Memory
+from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
 
@@ -52,15 +53,16 @@ class Method:
         for step in experience:
             if experience.prequential:
                 prediction = self.predict(step.observation)
-                run.judge(step, prediction)
+                run.judge(step, judged(prediction, self.mask(step.observation)))
                 loss = self.observe(step.reveal(), prediction)
             else:
                 loss = self.observe(step.reveal())
                 if step.fresh and (outputs := self.outputs_before) is not None:
                     run.judge(step, outputs)
             if step.query is not None:
+                asked = step.query.observation
                 with torch.no_grad():
-                    run.judge(step.query, self.predict(step.query.observation))
+                    run.judge(step.query, judged(self.predict(asked), self.mask(asked)))
             run.tick(step, loss)
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
@@ -71,8 +73,15 @@ class Method:
         raise NotImplementedError
 
     def predict(self, observation: Observation) -> Tensor:
-        """Scores [batch, outputs] for the inputs, the higher the likelier; for text [batch, length, outputs]."""
+        """Scores [batch, outputs] for the inputs, the higher the likelier; for text [batch, length, outputs].
+
+        Of all outputs: what ``mask`` rules out is taken out where the scores are judged.
+        """
         raise NotImplementedError
+
+    def mask(self, observation: Observation) -> Tensor | None:
+        """The outputs that it takes for possible: [batch, outputs], [outputs] for any sample, or None for all."""
+        return None
 
     def mode(self, training: bool) -> None:
         """Switches networks between training and evaluation."""

@@ -104,8 +104,7 @@ class PackNet(Finetune):
             scores = found.new_zeros(len(rows), found.shape[1]) if scores is None else scores
             scores[rows] = found
         assert scores is not None
-        mask = self.mask(observation)
-        return scores if mask is None else scores.masked_fill(~mask, -1e9)
+        return scores
 
     def weights_of(self, context: int) -> dict[str, Tensor]:
         """The parameters as the context of this number left them; those of now for 0 and for the running one."""

@@ -43,13 +43,15 @@ def _on_context(
             if "task_labels_test" in stream.grants
             else {}
         )
-        scores = method.predict(Observation(batch.inputs, **told)).float()
+        observation = Observation(batch.inputs, **told)
+        scores = method.predict(observation).float()
+        answers = judged(scores, method.mask(observation))
         targets = batch.targets if relabel is None else relabel[batch.targets]
-        metric.update(scores, targets)
+        metric.update(answers, targets)
         if masked is not None:
             masked.update(scores.masked_fill(wrong, -torch.inf), targets)
         if "classification" in benchmark.facts:
-            tally = _tallied(tally, batch.targets, scores.argmax(-1) == targets)
+            tally = _tallied(tally, batch.targets, answers.argmax(-1) == targets)
         samples += len(part)
     return {
         "after": after,
@@ -60,6 +62,17 @@ def _on_context(
         "masked": None if masked is None else float(masked.compute()),
         "classes": [[label, *counts] for label, counts in enumerate(tally.T.tolist()) if counts[1]],
     }
+
+
+def judged(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """The scores [batch, outputs] as they count: an output outside ``mask`` ([outputs] or [batch, outputs]) never wins.
+
+    A mask without any output, as that of a learner that has seen nothing yet, rules nothing out.
+    """
+    if mask is None:
+        return scores
+    possible = mask | ~mask.any(-1, keepdim=True)
+    return scores.masked_fill(~possible, -1e9)
 
 
 def _tallied(tally: Tensor, labels: Tensor, right: Tensor) -> Tensor:
