@@ -1,5 +1,6 @@
 """What a method is handed while it learns: devices, meter, budget, named random streams, and its part of the stream."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -120,17 +121,24 @@ class Run:
 class Experience:
     """The part of the stream that one call of ``learn`` gets. Iterating it paces, bounds and measures the learning.
 
-    ``prequential``: each step asks for a prediction before its targets are revealed.
+    ``prequential``: each step asks for a prediction before its targets are revealed. ``paced_by``: the phases that give
+    it its steps, itself unless it is a union: where samples come once, they end with them.
     """
 
     def __init__(
-        self, stream: Stream, phase: Phase, run: Run, judge_at: dict[int, Callable[[], None]] | None = None
+        self,
+        stream: Stream,
+        phase: Phase,
+        run: Run,
+        judge_at: dict[int, Callable[[], None]] | None = None,
+        paced_by: tuple[Phase, ...] | None = None,
     ) -> None:
         self._stream = stream
         self._phase = phase
         self._context = phase.contexts[0] if len(phase.contexts) == 1 else None  # of all its samples
         self._run = run
         self._judge_at = judge_at or {}
+        self._paced_by = paced_by or (phase,)
         self._data = None if stream.train is None else stream.train.to(run.engine.device)
         self._relabel = _relabel_table(stream, run.engine.device)
         self.prequential = "prequential" in stream.protocol
@@ -140,8 +148,10 @@ class Experience:
         run, phase = self._run, self._phase
         share = len(phase.contexts) / sum(len(each.contexts) for each in self._stream.phases)
         place = run.keeper.begin_loop()
-        a_pass = steps_in_a_pass(phase, run.recipe.batch * run.engine.parts)
-        run.until.begin(share, a_pass, phase.ordered, place.seconds)
+        size = run.recipe.batch * run.engine.parts
+        a_pass = steps_in_a_pass(phase, size)
+        most = sum(steps_in_a_pass(each, size) if each.ordered else math.inf for each in self._paced_by)
+        run.until.begin(share, a_pass, most, place.seconds)
         source = self._steps(place)
         run.meter.start()
         while not run.until.over(place.step, run.meter):
@@ -279,18 +289,20 @@ class Experience:
     def everything(self) -> "Experience":
         """All contexts of the stream at once, shuffled, with the steps of all. Only bounds may ask, else ``Hidden``."""
         phases = self._stream.phases
-        return self._union(Phase(0, tuple(index for phase in phases for index in phase.contexts), None, None), phases)
+        whole = Phase(0, tuple(index for phase in phases for index in phase.contexts), None, None)
+        return self._union(whole, phases, paced_by=phases)
 
     def so_far(self) -> "Experience":
         """This and all earlier experiences at once, shuffled, with the steps of this one. Only bounds may ask."""
-        return self._union(self._phase, self._stream.phases[: self.number + 1])
+        return self._union(self._phase, self._stream.phases[: self.number + 1], paced_by=(self._phase,))
 
-    def _union(self, like: Phase, phases: tuple[Phase, ...]) -> "Experience":
+    def _union(self, like: Phase, phases: tuple[Phase, ...], paced_by: tuple[Phase, ...]) -> "Experience":
         if not self._run.oracle:
             raise Hidden("the data of other contexts is shown to bounds (oracle methods) only")
         parts = [(each.indices, each.context_of) for each in phases if each.indices is not None]
         indices, context_of = (torch.cat(values) for values in zip(*parts, strict=True))
-        return Experience(self._stream, Phase(like.index, like.contexts, indices, context_of), self._run)
+        union = Phase(like.index, like.contexts, indices, context_of)
+        return Experience(self._stream, union, self._run, paced_by=paced_by)
 
     def sample(self, count: int, name: str, size: int) -> Iterator[Observation]:
         """A seeded choice of up to ``count`` samples of this experience, in batches of ``size``, with their targets."""

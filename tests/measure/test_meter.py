@@ -73,20 +73,20 @@ def until(rule: str, timeout: float = 1e6, **values: float) -> Until:
 def test_steps_and_passes_are_counted_and_data_that_ends_ends() -> None:
     meter = Meter(CPU, "images")
     steps = until("steps", steps=10)
-    steps.begin(share=0.5, steps_in_a_pass=100, ordered=False)
+    steps.begin(share=0.5, steps_in_a_pass=100)
     assert [steps.over(count, meter) for count in (4, 5)] == [False, True]
     epochs = until("epochs", epochs=1.5)
-    epochs.begin(share=0.5, steps_in_a_pass=3, ordered=False)
+    epochs.begin(share=0.5, steps_in_a_pass=3)
     assert [epochs.over(count, meter) for count in (4, 5)] == [False, True]
     once = until("steps", steps=10)
-    once.begin(share=1, steps_in_a_pass=4, ordered=True)
+    once.begin(share=1, steps_in_a_pass=4, most=4)
     assert once.over(4, meter)
     assert once.reason == "data"
 
 
 def test_a_cell_out_of_time_fails() -> None:
     rule = until("steps", timeout=0.0, steps=10)
-    rule.begin(1, 1, False)
+    rule.begin(1, 1)
     with pytest.raises(Failed, match="timeout") as error:
         rule.over(0, Meter(CPU, "images"))
     assert error.value.reason == "timeout"
@@ -107,7 +107,7 @@ def test_ranks_stop_together_whatever_their_clocks_say() -> None:
 
     first.agree, second.agree = tell, hear
     for rule in (first, second):
-        rule.begin(1, 1, False)
+        rule.begin(1, 1)
     ended = []
     for steps in range(100_000):
         ended = [rule.over(steps, meter) for rule in (first, second)]
@@ -132,7 +132,7 @@ def test_steady_looks_seldom_and_says_why_it_stopped(monkeypatch: pytest.MonkeyP
         seconds = 0.01 * (1 + spread * generator.standard_normal(3000))
         monkeypatch.setattr(meter, "step_seconds", lambda: looks.append(count) or seconds[:count])
         monkeypatch.setattr(meter, "step_units", lambda: np.ones(count))
-        until.begin(1.0, 10**9, ordered=False)
+        until.begin(1.0, 10**9)
         meter.start()
         for count in range(3000):
             if until.over(count, meter):

@@ -134,14 +134,18 @@ def test_ar1_goes_on_training_the_layers_below_and_cuts_their_importance() -> No
     assert not same(list(made.parameters().values())[:-2], below)
 
 
-@pytest.mark.parametrize("setting", ["class_incremental", "recurring"])
-def test_bounds_take_as_many_steps_as_others(setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("class_incremental", 50), ("recurring", 50), ("online", 21), ("continual", 19), ("data_incremental", 20)],
+)
+def test_bounds_take_as_many_steps_as_others(setting: str, expected: int) -> None:
+    """Where samples come once the data decide: 300 in batches of 16, which end with each context that is announced."""
     steps = []
     for method in ("finetune", "joint", "cumulative"):
         made = Bench(method, setting, steps=50)
         made.learn_all()
         steps.append(made.run.meter.steps)
-    assert steps == [50, 50, 50]
+    assert steps == [expected] * 3
 
 
 def test_cumulative_sees_what_came_so_far() -> None:

@@ -31,13 +31,13 @@ class Until:
         self.started = time.monotonic()
         self.agree: Callable[[bool], bool] | None = None
 
-    def begin(self, share: float, steps_in_a_pass: int, ordered: bool, spent: float = 0.0) -> None:
-        """A new phase starts, or goes on after the seconds ``spent`` on it before."""
+    def begin(self, share: float, steps_in_a_pass: int, most: float = math.inf, spent: float = 0.0) -> None:
+        """A new phase of ``most`` steps at most starts, or goes on after the seconds ``spent`` on it before."""
         self.started = time.monotonic() - spent
         self.share = share
         self.next_look, self.next_time = FIRST_LOOK, 1
         self.limit = self._limit(steps_in_a_pass)
-        self.last = min(self.limit, steps_in_a_pass) if ordered else self.limit
+        self.last = min(self.limit, most)
         if self.last == math.inf and self.rule["rule"] in ("steps", "epochs"):
             self.last = steps_in_a_pass
 

@@ -5,7 +5,8 @@ from fourfold.methods.finetune import Finetune
 
 
 class Joint(Finetune):
-    """Trains on the union of all contexts, shuffled, with the whole stream's number of updates, at the first call.
+    """Trains on the union of all contexts, shuffled, with the whole stream's number of updates, at the first call:
+    where samples come once, as many as the contexts one by one would have.
 
     Later calls find nothing left to do.
     """
