@@ -38,6 +38,23 @@ ADAM = {"name": "adam", "learning_rate": 0.001, "momentum": 0.0, "weight_decay":
 MLP = {"_target_": "fourfold.benchmarks.models.mlp", "hidden": [24, 16], "width": 1.0}
 LINEAR = {**MLP, "hidden": []}
 WIDE = {**MLP, "hidden": [100, 100]}
+CONV4 = {"_target_": "fourfold.benchmarks.models.conv4", "channels": 8, "blocks": 2, "width": 1.0}
+LENET = {
+    "_target_": "fourfold.benchmarks.layered.lenet",
+    "channels": [4, 6],
+    "hidden": 12,
+    "activation": "relu",
+    "width": 1.0,
+}
+RESIDUAL = {
+    "_target_": "fourfold.benchmarks.layered.residual_network",
+    "channels": [4, 6],
+    "depths": [1, 1],
+    "activation": "relu",
+    "normalisation": True,
+    "width": 1.0,
+}
+SHAPES = {"mlp": MLP, "linear": LINEAR, "wide": WIDE, "conv4": CONV4, "lenet": LENET, "residual": RESIDUAL}
 
 
 @cache
@@ -87,7 +104,6 @@ def built_by(setting: str, target: str) -> bool:
 def digits(samples: int = 300, model: str = "mlp", optimizer: str = "adam", batch: int = 16) -> Benchmark:
     """`digits` with few samples and a small network."""
     node = member("benchmark/digits")
-    shape = {"mlp": MLP, "linear": LINEAR, "wide": WIDE}[model]
     recipe = Recipe(
         scale="smoke",
         size=None,
@@ -97,7 +113,7 @@ def digits(samples: int = 300, model: str = "mlp", optimizer: str = "adam", batc
         evaluation=None,
         until={},
         optimizer={"adam": ADAM, "sgd": SGD}[optimizer],
-        model=shape,
+        model=SHAPES[model],
         data={"_target_": "fourfold.data.packaged.digits", "samples": samples},
     )
     cell = {"benchmark": node, "data_dir": "data", "seed": 0, "evaluate_on": "test"}

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
-from fourfold.methods.gates import Gate
+from fourfold.errors import Refused
+from fourfold.methods.gates import Gate, gated, weighted_layers
 from learning import Bench, digits, same
 
 
@@ -17,6 +19,79 @@ def test_nothing_is_forgotten_to_the_last_bit(method: str, optimizer: str) -> No
         scores = [made.scores(context) for context in range(phase + 1)]
         assert same(scores[:phase], before)
         before = scores
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("hat", "conv4"),
+        ("hat", "lenet"),
+        ("pnn", "conv4"),
+        ("pnn", "lenet"),
+        ("packnet", "conv4"),
+        ("packnet", "residual"),
+        ("separate_networks", "residual"),
+    ],
+)
+def test_nothing_is_forgotten_with_convolutions_and_normalisations(method: str, model: str) -> None:
+    """Those of conv4 are by the batch, those of the residual network by running statistics."""
+    made = Bench(method, "task_incremental", benchmark=digits(model=model))
+    before: list[torch.Tensor] = []
+    for phase in range(3):
+        made.learn(phase, steps=6)
+        scores = [made.scores(context) for context in range(phase + 1)]
+        assert same(scores[:phase], before)
+        before = scores
+    if method == "pnn":
+        layers = len(weighted_layers(made.method.network.columns[0]))
+        assert len(made.method.network.adapters) == (layers - 1) * 10  # from each of five columns to each later one
+
+
+def test_hat_forgets_nothing_where_normalisations_keep_running_statistics() -> None:
+    layers = [nn.BatchNorm1d(6), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)]
+    made = Bench("hat", "task_incremental")
+    method = made.method
+    method.network, method.gates = gated(nn.Sequential(*layers))
+    assert [type(layer).__name__ for layer in method.network] == [
+        *("BatchNorm1d", "Linear", "BatchNorm1d", "Tanh", "Gate", "Linear")
+    ]
+    method.gates[0].embedding = nn.Parameter(torch.zeros(5, 5))
+    method.used = [torch.tensor([True, False, True, False, False])]
+    method.used_outputs = torch.tensor([True, True, False, False])
+    method.tasks_past = torch.tensor([True, False, False, False, False])
+    before = [values.detach().clone() for values in method._changing()]
+    with torch.no_grad():
+        for values in method._changing():
+            values.add_(1)
+    method._hold(before)
+    own = layers[2]
+    for values, start in ((own.weight, 1), (own.bias, 0), (own.running_mean, 0), (own.running_var, 1)):
+        assert values.tolist() == [start, start + 1, start, start + 1, start + 1]
+    first = layers[0]
+    assert (first.running_mean == 0).all(), "the inputs are used by every task"
+
+
+@pytest.mark.parametrize("method", ["hat", "xdg", "pnn"])
+def test_a_network_that_is_no_sequence_is_refused(method: str) -> None:
+    with pytest.raises(Refused, match=r"which Residual is not: choose benchmark/model=mlp, conv, conv4, lenet"):
+        Bench(method, "task_incremental", benchmark=digits(model="residual"))
+
+
+def test_layers_that_mix_units_cannot_be_gated() -> None:
+    with pytest.raises(Refused, match="cannot gate the units of a network with LayerNorm"):
+        gated(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize("model", ["conv4", "lenet"])
+def test_xdg_closes_units_behind_their_normalisation_and_activation(model: str) -> None:
+    made = Bench("xdg", "task_incremental", benchmark=digits(model=model), closed=0.5)
+    layers = list(made.method.network)
+    for at, layer in enumerate(layers):
+        if isinstance(layer, Gate):
+            assert isinstance(layers[at - 1], nn.ReLU)
+    assert len(made.method.gates) == len(weighted_layers(made.method.network)) - 1
+    made.learn(0)
+    assert torch.isfinite(made.scores(0)).all()
 
 
 def test_xdg_with_open_gates_is_finetune_bit_for_bit() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fourfold.benchmarks.interface import Benchmark, Term
 from fourfold.methods.finetune import Finetune
-from fourfold.methods.gates import WEIGHTED, weighted_layers
+from fourfold.methods.gates import WEIGHTED, leaves, weighted_layers
 from fourfold.randomness import seed_of
 from fourfold.settings.stream import Observation, View
 
@@ -65,8 +65,7 @@ class Progressive(Columns):
         """A column's outputs, and the inputs of each of its layers with weights."""
         values = inputs
         below: list[Tensor] = []
-        column: Any = self.columns[number]
-        for layer in column:
+        for layer in leaves(self.columns[number]):
             if not isinstance(layer, WEIGHTED):
                 values = layer(values)
                 continue
@@ -83,8 +82,8 @@ def _adapter(layer: Any) -> nn.Module:
     """A layer without bias from the same kind of input to the same units; of size 1 where it slides."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features, bias=False)
-    kind = type(layer)
-    return kind(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding, bias=False)
+    kind, window = type(layer), (layer.kernel_size, layer.stride, layer.padding)
+    return kind(layer.in_channels, layer.out_channels, *window, bias=False)
 
 
 class SeparateNetworks(Finetune):

@@ -14,6 +14,7 @@ from fourfold.settings.stream import Observation, View
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # each unit by itself
 LARGEST = 6.0  # HAT's embeddings stay within +- this
 STEEPEST = 50.0  # the largest argument of cosh, above which it overflows
 
@@ -32,33 +33,59 @@ class Gate(nn.Module):
         return activity * self.factors.view(*self.factors.shape, *(1 for _ in activity.shape[2:]))
 
 
+def leaves(network: nn.Module) -> list[Any]:
+    """The layers of a plain sequence in order, those of sequences within it included.
+
+    Raises Refused where a part is no sequence, such as a block with a connection around it.
+    """
+    layers: list[Any] = []
+    for part in network if isinstance(network, nn.Sequential) else [network]:
+        if isinstance(part, nn.Sequential):
+            layers += leaves(part)
+        elif next(part.children(), None) is None:
+            layers.append(part)
+        else:
+            raise Refused(
+                f"this method needs a plain sequence of layers, which {type(part).__name__} is not: choose "
+                "benchmark/model=mlp, conv, conv4, lenet or simple_vgg"
+            )
+    return layers
+
+
 def weighted_layers(network: nn.Module) -> list[Any]:
     """The layers with weights of a plain sequence, in order."""
-    if not isinstance(network, nn.Sequential):
-        raise Refused("this method needs a model that is a plain sequence of layers: benchmark/model=mlp or conv")
-    return [layer for layer in network if isinstance(layer, WEIGHTED)]
+    return [layer for layer in leaves(network) if isinstance(layer, WEIGHTED)]
 
 
 def gated(network: nn.Module) -> tuple[nn.Sequential, list[Any]]:
-    """The same layers with a gate behind each hidden layer's activation; still a plain sequence."""
+    """The same layers with a gate behind each hidden layer's normalisation and activation; still a plain sequence.
+
+    Raises Refused for layers that mix units in another way, as layer normalisation does: a closed unit would be felt.
+    """
+    layers = leaves(network)
     last = weighted_layers(network)[-1]
-    assert isinstance(network, nn.Sequential)
-    layers: list[nn.Module] = []
+    found: list[nn.Module] = []
     gates: list[Any] = []
     waiting = 0  # units of a layer whose gate is still to come
-    for layer in network:
-        if waiting and not isinstance(layer, ACTIVATIONS):
+
+    def gate() -> None:
+        nonlocal waiting
+        if waiting:
             gates.append(Gate(waiting))
-            layers.append(gates[-1])
+            found.append(gates[-1])
             waiting = 0
-        layers.append(layer)
-        if isinstance(layer, ACTIVATIONS) and waiting:
-            gates.append(Gate(waiting))
-            layers.append(gates[-1])
-            waiting = 0
+
+    for layer in layers:
+        if any(True for _ in layer.parameters()) and not isinstance(layer, (*WEIGHTED, *NORMALISATIONS)):
+            raise Refused(f"this method cannot gate the units of a network with {type(layer).__name__}")
+        if not isinstance(layer, (*NORMALISATIONS, *ACTIVATIONS)):
+            gate()
+        found.append(layer)
+        if isinstance(layer, ACTIVATIONS):
+            gate()
         if isinstance(layer, WEIGHTED) and layer is not last:
             waiting = int(layer.weight.shape[0])
-    return nn.Sequential(*layers), gates
+    return nn.Sequential(*found), gates
 
 
 class XdG(Finetune):
@@ -141,7 +168,7 @@ class HAT(Finetune):
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         self.tasks_seen[observation.task] = True
         self.outputs_seen[observation.targets] = True
-        before = [p.detach().clone() for p in self.network.parameters()]
+        before = [values.detach().clone() for values in self._changing()]
         loss = super().observe(observation)
         self._hold(before)
         self.steps += 1
@@ -178,28 +205,39 @@ class HAT(Finetune):
                 steep = (self.slope * e).clamp(-STEEPEST, STEEPEST).cosh() + 1
                 gate.embedding.grad.mul_(self.steepness * steep / (self.slope * (e.cosh() + 1)))
 
+    def _changing(self) -> list[Tensor]:
+        """The parameters, and the running statistics of normalisations."""
+        return [*self.network.parameters(), *self.network.buffers()]
+
     @torch.no_grad()
     def _hold(self, before: list[Tensor]) -> None:
         """Takes back the part of each change that would touch what earlier tasks use."""
         held = self.held()
-        for parameter, old in zip(self.network.parameters(), before, strict=True):
-            if parameter in held:
-                parameter.copy_(torch.where(held[parameter], old, parameter))
+        for values, old in zip(self._changing(), before, strict=True):
+            if values in held:
+                values.copy_(torch.where(held[values], old, values))
         for gate in self.gates:
             gate.embedding.clamp_(-LARGEST, LARGEST)
 
-    def held(self) -> dict[nn.Parameter, Tensor]:
-        """For each parameter, true where it must stay: between units that are both used by earlier tasks."""
-        found: dict[nn.Parameter, Tensor] = {}
-        layers = weighted_layers(self.network)
+    def held(self) -> dict[Tensor, Tensor]:
+        """For each parameter, true where it must stay: between units that are both used by earlier tasks; and so for
+        what normalises a unit, its running statistics included."""
+        found: dict[Tensor, Tensor] = {}
+        marks = iter([*self.used, self.used_outputs])
         used_in: Tensor | None = None  # of the layer below; None: the inputs, all of them used
-        for layer, used in zip(layers, [*self.used, self.used_outputs], strict=True):
-            rows = used.view(-1, *(1 for _ in layer.weight.shape[1:]))
-            columns = torch.ones_like(layer.weight, dtype=torch.bool) if used_in is None else _along(layer, used_in)
-            found[layer.weight] = rows & columns
-            if layer.bias is not None:
-                found[layer.bias] = used
-            used_in = used
+        for layer in leaves(self.network):
+            if isinstance(layer, WEIGHTED):
+                used = next(marks)
+                rows = used.view(-1, *(1 for _ in layer.weight.shape[1:]))
+                columns = torch.ones_like(layer.weight, dtype=torch.bool) if used_in is None else _along(layer, used_in)
+                found[layer.weight] = rows & columns
+                if layer.bias is not None:
+                    found[layer.bias] = used
+                used_in = used
+            elif isinstance(layer, NORMALISATIONS):
+                used = self.tasks_past.any() if used_in is None else used_in
+                own = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+                found |= {values: used.expand_as(values) for values in own if values is not None}
         for gate in self.gates:
             found[gate.embedding] = self.tasks_past[:, None].expand_as(gate.embedding)
         return found

@@ -18,9 +18,10 @@ class PackNet(Finetune):
 
     A context trains the free weights on top of the kept ones. At its end, in each layer, the share ``prune`` of the
     free weights with the smallest magnitude is set to 0 and stays free; the others are trained for ``retrain`` more
-    passes and are then kept for ever. Biases and normalisations are the first context's; rows of the last layer
-    belong to the context that uses their outputs, where outputs are told by task. A prediction uses the weights kept
-    up to the sample's context, so nothing is forgotten.
+    passes and are then kept for ever. Biases and normalisations are the first context's, with their running
+    statistics, by which later contexts normalise in training, too; rows of the last layer belong to the context that
+    uses their outputs, where outputs are told by task. A prediction uses the weights kept up to the sample's context,
+    so nothing is forgotten.
     """
 
     def __init__(self, prune: float, retrain: float) -> None:
@@ -41,6 +42,14 @@ class PackNet(Finetune):
         # Moments of earlier contexts would move weights that this one does not train.
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
+        self.mode(training=self.network.training)
+
+    def mode(self, training: bool) -> None:
+        super().mode(training)
+        if self.context > 1:
+            for layer in self.network.modules():
+                if getattr(layer, "running_mean", None) is not None:
+                    layer.eval()
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         new = self.context_of[observation.task] == 0
@@ -127,6 +136,7 @@ class PackNet(Finetune):
         self.context = state["context"]
         self.owner = dict(state["owner"])
         self.context_of.copy_(state["context_of"])
+        self.mode(training=self.network.training)
 
 
 def _last(network: nn.Module) -> list[str]:
