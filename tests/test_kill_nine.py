@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ["benchmark=digits", "until.steps=900"]
 OSAKA = ["benchmark=osaka_glyphs", "setting=osaka", "scale=smoke"]
+BRIEFLY = ["benchmark.data.epochs=2", "benchmark.data.epoch_batches=30", "until.steps=150"]  # 60 meta-batches before
 CELLS = {
     "replay": [*DIGITS, "setting=class_incremental", "method=replay"],
     "ewc": [*DIGITS, "setting=task_incremental", "method=ewc"],
@@ -32,6 +33,8 @@ CELLS = {
     "dgr": [*DIGITS, "setting=class_incremental", "method=dgr"],
     "osaka_sgd": [*OSAKA, "method=online_sgd"],
     "osaka_cmaml": [*OSAKA, "method=cmaml"],
+    "osaka_maml": [*OSAKA, *BRIEFLY, "method=maml"],
+    "osaka_cmaml_pre": [*OSAKA, *BRIEFLY, "method=cmaml_pre"],
 }
 ALWAYS = ["hardware=cpu", "checkpoint.steps=15", "tracking=off", "progress=off"]
 KILLS, LANDED = 10, 8
@@ -47,32 +50,34 @@ SAME = (
     "method",
 )
 # Cells forked from a process that has imported torch. Each says when it has done so many steps of its stream, those of
-# earlier attempts included; what it is doing a moment later, when it is killed, is left to chance.
+# earlier attempts included, or, of those of its pre-training, when so many are left (a negative number of steps); what
+# it is doing a moment later, when it is killed, is left to chance.
 FORKED = """
 import json, os, sys
 from pathlib import Path
 from fourfold.composition import cell_name, compose, plain
 from fourfold.experiment import run_cell
-from fourfold.measure.meter import Meter
-import fourfold.keeper, torch
+from fourfold.keeper import BEFORE_ALL, FileKeeper
+import torch
 
 torch.set_num_threads(1)
-tick = Meter.tick
+between_steps = FileKeeper.between_steps
 for line in sys.stdin:
-    words, steps = json.loads(line)
+    words, steps, before = json.loads(line)
     cell = plain(compose(words))
 
-    def told(meter, *arguments):
+    def told(keeper):
         global steps
-        tick(meter, *arguments)
-        if meter.steps >= steps:
+        done = keeper.place.step - before if keeper.place.phase == BEFORE_ALL else keeper.run.meter.steps
+        if done >= steps:
             steps = float("inf")
             os.write(1, b"there\\n")
+        between_steps(keeper)
 
     child = os.fork()
     if child == 0:
         if steps is not None:
-            Meter.tick = told
+            FileKeeper.between_steps = told
         run_cell(cell, Path(cell["output_dir"]) / "cells" / cell_name(cell), words)
         os._exit(0)
     print(child, flush=True)
@@ -87,9 +92,15 @@ class Cells:
         command = [sys.executable, "-c", FORKED]
         self.server: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
-    def run(self, words: list[str], output: Path, kill_at: int | None = None, delay: float = 0.0) -> int:
-        """One attempt, killed so many seconds after that step; its status as the system tells it: 0 or the signal."""
-        print(json.dumps([[*words, *ALWAYS, f"output_dir={output}"], kill_at]), file=self.server.stdin, flush=True)
+    def run(
+        self, words: list[str], output: Path, kill_at: int | None = None, delay: float = 0.0, before: int = 0
+    ) -> int:
+        """One attempt, killed so many seconds after that step; its status as the system tells it: 0 or the signal.
+
+        ``before``: steps of pre-training.
+        """
+        asked = [[*words, *ALWAYS, f"output_dir={output}"], kill_at, before]
+        print(json.dumps(asked), file=self.server.stdin, flush=True)
         child = int(self.server.stdout.readline())
         said = self.server.stdout.readline().split()
         if said == ["there"]:
@@ -122,8 +133,11 @@ def test_ten_kills_leave_the_same_record(name: str, cells: Cells, tmp_path: Path
     assert cells.run(words, alone) == 0
     expected, series = result(alone)
     steps, luck, landed = expected.measurements["steps"], random.Random(name), 0
-    for at in sorted(luck.sample(range(1, int(0.97 * steps)), KILLS)):
-        status = cells.run(words, killed, at, luck.uniform(0.0, 0.06))
+    before = ((expected.measurements["method"] or {}).get("pretraining") or {}).get("meta_batches", 0)
+    moments = luck.sample(range(1 - before, 0), KILLS // 2 if before else 0)
+    moments += luck.sample(range(1, int(0.97 * steps)), KILLS - len(moments))
+    for at in sorted(moments):
+        status = cells.run(words, killed, at, luck.uniform(0.0, 0.06), before)
         landed += status == signal.SIGKILL and not list(killed.glob("cells/*/record.json"))
         if status == 0:
             break

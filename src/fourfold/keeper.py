@@ -143,7 +143,8 @@ class FileKeeper(Keeper):
         written = self.place.loop <= 1 and self.save()
         reason = self.told()
         if reason is not None:
-            where = f" after {self.run.meter.steps} steps"
+            before = self.place.phase == BEFORE_ALL
+            where = f" after {self.place.step if before else self.run.meter.steps} steps{' of pre-training' * before}"
             where += "; rerun=missing goes on from there" if written else "; no checkpoint could be written"
             raise asked.error(reason, where)
 

@@ -1,5 +1,7 @@
 """Training before the stream: on tasks of the classes kept for it, judged on others, the best epoch kept."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ import pytest
 import torch
 
 from fourfold.errors import Unavailable
+from fourfold.experience import Experience
 from fourfold.methods import kept_weights
 from fourfold.record import read_series
+from fourfold.stopping import listening
+from learning import untimed
 
 SMALL = [
     "benchmark=osaka_glyphs",
@@ -92,3 +97,70 @@ def test_a_stream_is_the_same_after_training_and_after_loading(
     assert len(curves["loss"]) == 20
     for name in ("score", "loss"):
         assert np.array_equal(curves[name], again[name]), name
+
+
+class Ended(BaseException):
+    """Stands for kill -9: nothing of the cell's own runs after it."""
+
+
+OML = ["setting=meta_continual", "setting.contexts=3", "setting.samples=2", "benchmark/model=conv", "method=oml"]
+IN_A_STREAM = ["setting=osaka", "setting.alpha=0.8"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        [*IN_A_STREAM, "method=maml", "method.patience=1"],
+        [*IN_A_STREAM, "method=cmaml_pre_um_pap"],
+        ["benchmark.data.validation_classes=0", *OML],
+    ],
+    ids=["maml", "cmaml", "oml"],
+)
+def test_pre_training_goes_on_where_it_was_interrupted(
+    method: list[str], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ("setting.", "benchmark.model") if "method=oml" in method else ()
+    words = [*(word for word in SMALL if not word.startswith(other)), *method, "checkpoint.steps=2"]
+    alone = run(*words)
+    assert alone.state == "done", alone.message
+    expected = untimed(read_series(alone.folder))
+    drawn, asked = Experience.tasks, list[int]()
+
+    def until_the_last(self: Experience, part: str, number: int, *rest: int) -> Any:
+        if part == "train":
+            asked.append(number)
+            if number == 5 and asked.count(5) == 1:
+                raise Ended
+        return drawn(self, part, number, *rest)
+
+    monkeypatch.setattr(Experience, "tasks", until_the_last)
+    with pytest.raises(Ended):
+        run(*words)
+    found = run(*words)
+    assert asked == [0, 1, 2, 3, 4, 5, 4, 5]  # from the checkpoint after the fourth on
+    assert [entry["steps"] for entry in found.resumed] == [0]
+    assert found.measurements["method"] == alone.measurements["method"]
+    assert found.evaluations == alone.evaluations
+    np.testing.assert_equal(untimed(read_series(found.folder)), expected)
+
+
+def test_pre_training_ends_with_a_checkpoint_when_asked_to(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SMALL, "setting=osaka", "method=maml"]
+    drawn = Experience.tasks
+
+    def asked_to_end(self: Experience, part: str, number: int, *rest: int) -> Any:
+        if (part, number) == ("train", 3):
+            os.kill(os.getpid(), signal.SIGINT)
+        return drawn(self, part, number, *rest)
+
+    monkeypatch.setattr(Experience, "tasks", asked_to_end)
+    with listening(100):
+        ended = run(*words)
+    assert (ended.state, ended.reason) == ("interrupted", "interrupted")
+    assert "ended by the user after 4 steps of pre-training; rerun=missing goes on from there" in ended.message
+    monkeypatch.setattr(Experience, "tasks", drawn)
+    found = run(*words)
+    assert found.state == "done"
+    assert [entry["steps"] for entry in found.resumed] == [0]

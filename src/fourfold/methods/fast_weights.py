@@ -12,7 +12,7 @@ from fourfold.errors import Refused
 from fourfold.experience import Experience, Run
 from fourfold.methods.finetune import Finetune
 from fourfold.methods.inner_loop import Values, adapt, copies, head_of, loss_at
-from fourfold.methods.meta_training import Pretraining, meta_train
+from fourfold.methods.meta_training import Pretraining, Progress, meta_train
 from fourfold.settings.stream import Observation, View
 
 
@@ -54,6 +54,7 @@ class FastWeights(Finetune):
         }
         self.outer = self.fresh_outer()
         self.fast: Values = {name: value.detach() for name, value in self.slow.items()}
+        self.progress: Progress | None = None  # of the pre-training, while it lasts
 
     def outer_parameters(self) -> list[Any]:
         """What the outer optimizer learns."""
@@ -68,7 +69,10 @@ class FastWeights(Finetune):
         if self.pretrained:
             loss_of = self.benchmark.objective.loss_of  # type: ignore[attr-defined]
             inner: Any = {"steps": self.steps, "adapted": self.adapted, "first_order": self.first_order}
-            meta_train(experience, run, self.plan, self.network, loss_of, self.rates, self.outer, **inner)
+            self.progress = self.progress or Progress()
+            told = (self.network, loss_of, self.rates, self.outer, self.progress)
+            meta_train(experience, run, self.plan, *told, **inner)
+            self.progress = None
             self.outer = self.fresh_outer()
             self.restart()
 
@@ -137,6 +141,7 @@ class FastWeights(Finetune):
             "outer": self.outer.state_dict(),
             "fast": {name: value.detach() for name, value in self.fast.items()},
             "seen": self.seen,
+            "progress": None if self.progress is None else self.progress.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -148,3 +153,4 @@ class FastWeights(Finetune):
         self.fast = {name: value.to(self.device) for name, value in state["fast"].items()}
         if self.seen is not None:
             self.seen.copy_(state["seen"])
+        self.progress = None if state["progress"] is None else Progress.of(state["progress"])

@@ -11,6 +11,7 @@ from fourfold.errors import Refused
 from fourfold.experience import Experience, Run
 from fourfold.methods.fast_weights import FastWeights
 from fourfold.methods.inner_loop import head_of
+from fourfold.methods.meta_training import Progress
 from fourfold.settings.stream import Observation, View
 
 
@@ -35,8 +36,9 @@ class OML(FastWeights):
         return nn.Sequential(*layers[:-1])(inputs)
 
     def pretrain(self, experience: Experience, run: Run) -> None:
-        episodes, number, losses = experience.episodes, 0, []
-        for number in range(episodes.epochs * episodes.batches):
+        episodes, self.progress = experience.episodes, self.progress or Progress()
+        losses, count = self.progress.scores, episodes.epochs * episodes.batches
+        for number in run.keeper.counted(count):
             tasks = experience.tasks("train", number, self.plan.tasks, self.plan.queries)
             support, query = tasks.support, tasks.query
             self.outer.zero_grad(set_to_none=True)
@@ -48,12 +50,11 @@ class OML(FastWeights):
             ).mean()
             loss.backward()
             self.outer.step()
-            losses.append(loss.detach())
-        run.findings["pretraining"] = {
-            "meta_batches": number + 1,
-            "first_loss": float(losses[0]),
-            "last_loss": float(torch.stack(losses[-20:]).mean()),
-        }
+            losses.append(float(loss.detach()))
+        last = losses[-20:]
+        told = {"meta_batches": count, "first_loss": losses[0], "last_loss": sum(last) / len(last)}
+        run.findings["pretraining"] = told
+        self.progress = None
         self.restart()
 
     def sequence_loss(self, shown: Tensor, told: Tensor, asked: Tensor, answers: Tensor) -> Tensor:

@@ -33,6 +33,44 @@ class Pretraining:
     validation_tasks: int = 40
 
 
+class Progress:
+    """How far a pre-training is, beside what it trains and the optimizer: so it goes on where it was interrupted.
+
+    scores: on the validation classes, of each epoch; best: the score, weights and step sizes of the best one; since:
+    epochs after it.
+    """
+
+    def __init__(self) -> None:
+        self.epochs = self.since = 0
+        self.scores: list[float] = []
+        self.best: tuple[float, dict[str, Tensor], dict[str, Tensor]] | None = None
+        self.seconds, self.started = 0.0, time.perf_counter()
+
+    def spent(self) -> float:
+        """Seconds of it so far, in this process and in those before."""
+        return self.seconds + time.perf_counter() - self.started
+
+    def judged(self, score: float, values: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> None:
+        """An epoch was judged."""
+        self.scores.append(score)
+        self.since += 1
+        if self.best is None or score > self.best[0]:
+            self.best, self.since = (score, _copied(values), _copied(rates)), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        best = None if self.best is None else list(self.best)
+        told = {"epochs": self.epochs, "since": self.since, "scores": self.scores}
+        return {**told, "best": best, "seconds": self.spent()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Progress":
+        found = cls()
+        found.epochs, found.since, found.scores = int(state["epochs"]), int(state["since"]), list(state["scores"])
+        found.best = None if state["best"] is None else tuple(state["best"])
+        found.seconds = float(state["seconds"])
+        return found
+
+
 def meta_train(
     experience: Experience,
     run: Run,
@@ -41,6 +79,7 @@ def meta_train(
     loss_of: LossOf,
     rates: Mapping[str, Tensor],
     optimizer: Any,
+    progress: Progress,
     *,
     steps: int,
     adapted: tuple[str, ...],
@@ -49,9 +88,8 @@ def meta_train(
     """Trains the network's parameters (and those rates that the optimizer has) in place; the best epoch is kept.
 
     An epoch is as good as its mean score on tasks of the validation classes, the same ones each time; where there are
-    none, the last epoch stays; no gradient does. Tells the record how it went.
+    none, the last epoch stays; no gradient does. ``progress`` is where to begin. Tells the record how it went.
     """
-    started = time.perf_counter()
     values: dict[str, nn.Parameter] = dict(network.named_parameters())
     vectorised = plan.vectorised == "on" or (plan.vectorised == "auto" and run.engine.device.type != "cpu")
     if plan.keep is not None:
@@ -65,37 +103,32 @@ def meta_train(
             run.findings["pretraining"] = {**told, "kept": True}
             return
     how: dict[str, Any] = {"steps": steps, "adapted": adapted, "vectorised": vectorised}
-    best: tuple[float, dict[str, Tensor], dict[str, Tensor]] | None = None
-    curve: list[float] = []
-    since = epoch = 0
     epochs, batches = experience.episodes.epochs, experience.episodes.batches
-    while epoch < epochs and since < plan.patience:
-        for number in range(epoch * batches, (epoch + 1) * batches):
-            tasks = _tensors(experience.tasks("train", number, plan.tasks, plan.queries))
-            losses, _ = losses_of_tasks(network, loss_of, dict(values), rates, tasks, first_order=first_order, **how)
-            optimizer.zero_grad(set_to_none=True)
-            losses.mean().backward()
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # the stream adds to gradients: it must not begin with the last one here
-        epoch += 1
-        score = _validate(experience, run, plan, network, loss_of, rates, how)
-        if score is None:
+    for number in run.keeper.counted(epochs * batches):
+        tasks = _tensors(experience.tasks("train", number, plan.tasks, plan.queries))
+        losses, _ = losses_of_tasks(network, loss_of, dict(values), rates, tasks, first_order=first_order, **how)
+        optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        optimizer.step()
+        if (number + 1) % batches:
             continue
-        curve.append(score)
-        since += 1
-        if best is None or score > best[0]:
-            best = score, _copied(values), _copied(rates)
-            since = 0
-    if best is not None:
+        progress.epochs += 1
+        score = _validate(experience, run, plan, network, loss_of, rates, how)
+        if score is not None:
+            progress.judged(score, values, rates)
+            if progress.since >= plan.patience:
+                break
+    optimizer.zero_grad(set_to_none=True)  # the stream adds to gradients: it must not begin with the last one here
+    if progress.best is not None:
+        _, best_values, best_rates = progress.best
         with torch.no_grad():
-            for name, value in best[1].items():
-                values[name].copy_(value)
-            for name, value in best[2].items():
-                rates[name].copy_(value)
-    told = {"epochs": epoch, "meta_batches": epoch * batches, "validation": curve}
+            for own, best in ((values, best_values), (rates, best_rates)):
+                for name, value in best.items():
+                    own[name].copy_(value)
+    told = {"epochs": progress.epochs, "meta_batches": progress.epochs * batches, "validation": progress.scores}
     run.findings["pretraining"] = told
     if plan.keep is not None:
-        save(path, values, rates, {**told, "seconds": time.perf_counter() - started})
+        save(path, values, rates, {**told, "seconds": progress.spent()})
 
 
 def _validate(
