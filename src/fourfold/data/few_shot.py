@@ -33,7 +33,7 @@ def picture_folders(
     every WordNet number. Pictures [3, image_size, image_size] as bytes, the first ``samples_a_class`` of each, or all
     for None; the test part is empty. Raises Unavailable if there are too few classes or a picture cannot be read.
     """
-    place = _folder(data_dir, folder, "lay it out as train/, val/ and test/ with a folder of pictures a class")
+    place = data_folder(data_dir, folder, "lay it out as train/, val/ and test/ with a folder of pictures a class")
     names = sorted(path for path in (place / split).glob("*") if path.is_dir())
     if len(names) < first + classes:
         raise Unavailable(f"{place / split}: {len(names)} classes, {first + classes} expected")
@@ -48,7 +48,8 @@ def picture_folders(
     return Sets(data, TensorData(data.inputs[:0], data.targets[:0]), classes, (3, image_size, image_size))
 
 
-def _folder(data_dir: str, name: str, remedy: str) -> Path:
+def data_folder(data_dir: str, name: str, remedy: str) -> Path:
+    """data_dir/name. Raises Unavailable where it is absent, with the remedy."""
     place = Path(data_dir) / name
     if not place.is_dir():
         raise Unavailable(
@@ -88,7 +89,7 @@ def synbols(
         import h5py
     except ModuleNotFoundError as error:
         raise Unavailable("Synbols' files need the package h5py: pip install h5py") from error
-    path = _folder(data_dir, "synbols", "make it with the synbols package") / file
+    path = data_folder(data_dir, "synbols", "make it with the synbols package") / file
     try:
         with h5py.File(path) as content:
             told = [json.loads(text) for text in content["y"][()]]
