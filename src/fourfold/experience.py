@@ -93,7 +93,7 @@ class Run:
         until.agree = None if engine.alone else engine.as_the_first
         self.count = StepCount()
         self.findings: dict[str, Any] = {}  # what the method tells of itself for the record: plain data
-        self.held: list[dict[str, int]] = []  # bytes that the method holds after each context
+        self.held: list[dict[str, Any]] = []  # bytes that the method holds after each context
         self.bar = tqdm(disable=not progress, unit="step", dynamic_ncols=True, leave=False)
 
     def generator(self, *names: str | int) -> torch.Generator:

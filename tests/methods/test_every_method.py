@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from fourfold.methods.interface import Method
 from fourfold.settings.stream import Hidden
@@ -58,6 +59,14 @@ def contents(stream: Any) -> list[torch.Tensor]:
     return [part.clone() for part in found]
 
 
+def inputs_kept(made: Bench) -> int:
+    """Bytes, one a number at the least, of what looks like inputs in a method's state beside networks."""
+    shape = made.stream.train.batch(torch.arange(1)).inputs.shape[1:]
+    state = {name: part for name, part in made.method.state_dict().items() if name != "network"}
+    tensors = [part for part in tree_leaves(state) if isinstance(part, torch.Tensor)]
+    return sum(part.numel() for part in tensors if part.dim() > 1 and part.shape[1:] == shape)
+
+
 @pytest.mark.parametrize(("method", "setting"), PAIRS)
 def test_goes_through_the_stream_and_predicts_for_every_context(method: str, setting: str) -> None:
     made = bench(method, setting)
@@ -69,6 +78,8 @@ def test_goes_through_the_stream_and_predicts_for_every_context(method: str, set
         assert scores.shape == (len(context.test), made.stream.outputs)
         assert torch.isfinite(scores).all()
     assert same(contents(made.stream), before), "the method has changed the stream"
+    kept, told = inputs_kept(made), made.method.sample_bytes()
+    assert told is None or told >= kept, f"{kept} bytes of inputs are in its state, and it tells of {told}"
 
 
 @pytest.mark.parametrize(("method", "setting"), [pair for pair in PAIRS if pair[1] in (FIRST[pair[0]], "online")])

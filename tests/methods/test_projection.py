@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
+from fourfold.methods import buffers
 from fourfold.methods.projection import dual
 from learning import Bench, digits, same
 
@@ -111,3 +112,13 @@ def test_in_the_first_context_it_is_finetune_bit_for_bit() -> None:
         made = Bench(method, "class_incremental")
         made.learn(0)
         assert same(plain.parameters(), made.parameters())
+
+
+def test_gem_tells_what_its_samples_take() -> None:
+    """An input of 64 bytes, or of 64 numbers where these are no bytes, and a label of 8, for each of 2 x 30."""
+    made = Bench("gem", "class_incremental", memory=30)
+    assert made.method.sample_bytes() == 0
+    for phase in range(2):
+        made.learn(phase)
+    each = buffers.stored_bytes(made.stream.train.batch(torch.arange(1)).inputs) + 8
+    assert made.method.sample_bytes() == 2 * 30 * each

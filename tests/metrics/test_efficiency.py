@@ -19,6 +19,7 @@ def test_samples_kept_count_beside_all_that_came() -> None:
     assert efficiency.samples_storage_efficiency([10, 30], 100) == pytest.approx(0.8)
     assert efficiency.samples_storage_efficiency([0, 0], 100) == 1.0
     assert efficiency.samples_storage_efficiency([200, 200], 100) == 0.0
+    assert efficiency.samples_storage_efficiency([10, None], 100) is None, "a method that does not know what it keeps"
 
 
 def test_computing_counts_beside_one_pass() -> None:

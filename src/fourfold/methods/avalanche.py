@@ -94,6 +94,9 @@ class AvalancheStrategy(Method):
             return self.network(observation.inputs)
         return self.network(observation.inputs, observation.task)
 
+    def sample_bytes(self) -> None:
+        """What a strategy keeps is in fields of its plugins' own."""
+
     def mode(self, training: bool) -> None:
         self.network.train(training)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Experience, Run
 from fourfold.members import parameters, target
-from fourfold.methods.buffers import Memory
+from fourfold.methods.buffers import Memory, stored_bytes
 from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
@@ -90,9 +90,9 @@ class Method:
         """Raw facts of its own for the record, one array a name; asked for once, after the loop."""
         return {}
 
-    def sample_bytes(self) -> int:
-        """Bytes of past samples that it keeps."""
-        return sum(value.bytes() for value in vars(self).values() if isinstance(value, Memory))
+    def sample_bytes(self) -> int | None:
+        """Bytes of past samples that it keeps; None where that is not known."""
+        return sum(map(_bytes_of, vars(self).values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning has changed."""
@@ -100,6 +100,14 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes what ``state_dict`` gave, after ``setup``."""
+
+
+def _bytes_of(part: Any) -> int:
+    """Of a memory, or of a batch that is learned from later; of anything else 0."""
+    if isinstance(part, Memory):
+        return part.bytes()
+    values = vars(part).values() if isinstance(part, Observation) else ()
+    return sum(stored_bytes(value) for value in values if isinstance(value, Tensor))
 
 
 def build(node: Mapping[str, Any]) -> Method:

@@ -80,6 +80,9 @@ class GEM(Finetune):
         self.past: list[dict[str, Tensor]] = []  # the samples kept of each context
         self.references: list[dict[str, Tensor]] = []
 
+    def sample_bytes(self) -> int:
+        return sum(buffers.stored_bytes(values) for kept in self.past for values in kept.values())
+
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         if self.past:
             with self.run.meter.phase("reference"):

@@ -48,11 +48,15 @@ def model_size_efficiency(sizes: Sequence[float]) -> float | None:
     return min(1.0, float(np.mean([sizes[0] / size for size in sizes])))
 
 
-def samples_storage_efficiency(kept: Sequence[float], data: float | None) -> float | None:
-    """SSS = 1 - min(1, (1/T) sum_i Mem(M_i) / Mem(D)): samples kept after the i-th context, over all that came."""
-    if len(kept) < 2 or not data:
+def samples_storage_efficiency(kept: Sequence[float | None], data: float | None) -> float | None:
+    """SSS = 1 - min(1, (1/T) sum_i Mem(M_i) / Mem(D)): samples kept after the i-th context, over all that came.
+
+    None where a method does not know what it keeps.
+    """
+    known = [size for size in kept if size is not None]
+    if len(kept) < 2 or len(known) < len(kept) or not data:
         return None
-    return 1 - min(1.0, float(np.mean(kept)) / data)
+    return 1 - min(1.0, float(np.mean(known)) / data)
 
 
 def compute_efficiency(
