@@ -61,6 +61,15 @@ class Engine:
         """The context of a forward pass and its loss."""
         return nullcontext() if self.plain else self.fabric.autocast()
 
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """The context of what must not be rounded to 16 bits, within that of a forward pass or outside."""
+        return nullcontext() if self.plain else torch.autocast(self.device.type, enabled=False)
+
+    def gradient_scale(self) -> float:
+        """By how much gradients in ``.grad`` are larger than they are: above 1 where fp16 scales them."""
+        scaler = None if self.plain else getattr(self.fabric.strategy.precision, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of the loss to ``.grad``; with fp16, of the scaled loss."""
         with self.phase("backward"):
@@ -78,8 +87,7 @@ class Engine:
     ) -> None:
         """Adds weight * gradient (* factor, an element each), which did not come through ``backward``; scaled as the
         others are where fp16 scales them."""
-        scaler = None if self.plain else getattr(self.fabric.strategy.precision, "scaler", None)
-        weight *= 1.0 if scaler is None else scaler.get_scale()
+        weight *= self.gradient_scale()
         if parameter.grad is None:
             parameter.grad = gradient * weight if factor is None else gradient * factor * weight
         elif factor is None:

@@ -314,7 +314,4 @@ def squared_norm(outputs: Tensor, allowed: Tensor) -> Tensor:
 
 def gradient_scale(run: Run) -> float:
     """By how much gradients in ``.grad`` are larger than they are: above 1 where fp16 scales them."""
-    if run.engine.plain:
-        return 1.0
-    scaler = getattr(run.engine.fabric.strategy.precision, "scaler", None)
-    return 1.0 if scaler is None else float(scaler.get_scale())
+    return run.engine.gradient_scale()

@@ -33,12 +33,14 @@ class DirectFeedbackAlignment(Rule):
     def gradients(
         self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, outputs: Any = None
     ) -> tuple[Any, Tensor]:
-        return self.found(inputs, targets, loss_of, learning=True)
+        return self.found(network, inputs, targets, loss_of, learning=True)
 
     def gradients_beside(self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf) -> tuple[Any, Tensor]:
-        return self.found(inputs, targets, loss_of, learning=False)
+        return self.found(network, inputs, targets, loss_of, learning=False)
 
-    def found(self, inputs: Any, targets: Any, loss_of: LossOf, learning: bool) -> tuple[Any, Tensor]:
+    def found(
+        self, network: nn.Module, inputs: Any, targets: Any, loss_of: LossOf, learning: bool
+    ) -> tuple[Any, Tensor]:
         """Adds the gradients; ``learning``: after the maps have learned from this batch, if they do."""
         with self.engine.autocast():
             hidden, below = [], inputs
@@ -46,16 +48,17 @@ class DirectFeedbackAlignment(Rule):
                 hidden.append(block(below))
                 below = hidden[-1].detach()
             outputs = self.blocks[-1](below)
-            if not outputs.requires_grad:  # a frozen last layer
-                outputs.requires_grad_()
-            loss = loss_of(outputs, targets)
-            (error,) = torch.autograd.grad(loss, outputs, retain_graph=True)
+            scores = outputs.detach().to(next(network.parameters()).dtype).requires_grad_()
+            loss = loss_of(scores, targets)
+            (error,) = torch.autograd.grad(loss, scores, retain_graph=True)
             if learning:
-                self.train_feedback(hidden, outputs)
+                with self.engine.full_precision():
+                    self.train_feedback([h.detach().to(error.dtype) for h in hidden], scores.detach())
             # The graph is in pieces, one a block: each piece's loss has the wanted error as its gradient.
-            pieces = [(h * self.sent(n, error, h)).sum() for n, h in enumerate(hidden) if h.requires_grad]
+            errors = [*(self.sent(n, error, h) for n, h in enumerate(hidden)), error]
+            pieces = [(h * e).sum() for h, e in zip([*hidden, outputs], errors, strict=True) if h.requires_grad]
         self.engine.backward(torch.stack([loss.float(), *(piece.float() for piece in pieces)]).sum())
-        return outputs, loss.detach()
+        return scores.detach(), loss.detach()
 
     def train_feedback(self, hidden: list[Tensor], outputs: Tensor) -> None:
         """Called once a step, for rules whose direct maps learn."""

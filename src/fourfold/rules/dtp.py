@@ -156,15 +156,13 @@ class DTP(TargetRule):
             count = automatic_iterations(back, one.outputs, FIRST_REACH if self.fresh else REACH)
         step = forms.every(back, one.outputs, SAMPLES)
         draw = forms.normal_like if one.outputs.dim() > 2 else forms.orthogonal_like
-        # In 16 bits the answer to a small probe is lost in rounding, so this part is computed in 32.
-        with torch.autocast(one.inputs.device.type, enabled=False):
-            x, tape = one.inputs[::step].to(back.weights[0].dtype), one.tape.some(step)
-            sigma, stream = self.noise[n], self.stream(n)
-            take = self.program(n, forms.correlated_step)
-            with frozen_statistics(back.block):
-                rates, before = forms.correlated_rates(back, tape, sigma), back.block(x)
-                for _ in range(count):
-                    back.weights[0].add_(take(back, x, before, tape, draw(x, sigma, stream), rates))
+        x, tape = one.inputs[::step], one.tape.some(step)
+        sigma, stream = self.noise[n], self.stream(n)
+        take = self.program(n, forms.correlated_step)
+        with frozen_statistics(back.block):
+            rates, before = forms.correlated_rates(back, tape, sigma), back.block(x)
+            for _ in range(count):
+                back.weights[0].add_(take(back, x, before, tape, draw(x, sigma, stream), rates))
 
     def solve(self, n: int, back: FeedbackBlock, one: Pass, count: int) -> None:
         """As many draws as iterations, then the solution of all so far."""

@@ -145,12 +145,14 @@ def forward_through(layer: LinearMap, weight: Tensor, values: Tensor) -> Tensor:
 
 def weight_gradient(layer: LinearMap, inputs: Tensor, errors: Tensor) -> Tensor:
     """The sum over the batch of the products of inputs and errors that a layer's weight gradient is."""
+    kind = layer.weight.dtype
+    errors, inputs = errors.to(kind), inputs.to(kind)
     if isinstance(layer, nn.Linear):
         return errors.flatten(0, -2).T @ inputs.flatten(0, -2)
     return torch.ops.aten.convolution_backward(
         errors,
         inputs,
-        layer.weight.detach().to(inputs.dtype),
+        layer.weight.detach(),
         None,
         layer.stride,
         [int(side) for side in layer.padding],

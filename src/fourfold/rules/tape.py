@@ -47,6 +47,11 @@ class Entry:
             z = self.inputs.detach().requires_grad_()
             return torch.autograd.grad(self.layer(z).sum(), z)[0]
 
+    def to(self, kind: torch.dtype) -> "Entry":
+        """The same in another type of numbers."""
+        branches = None if self.branches is None else (self.branches[0].to(kind), self.branches[1].to(kind))
+        return Entry(self.layer, self.inputs.to(kind), self.outputs.to(kind), self.indices, branches)
+
     def some(self, step: int) -> "Entry":
         """The same for every ``step``-th sample."""
         indices = None if self.indices is None else self.indices[::step]
@@ -65,6 +70,10 @@ class Tape:
         for entry in self.entries:
             if isinstance(entry.layer, ACTIVATIONS):
                 _ = entry.derivative
+
+    def to(self, kind: torch.dtype) -> "Tape":
+        """The same in another type of numbers."""
+        return Tape([entry.to(kind) for entry in self.entries])
 
     def some(self, step: int) -> "Tape":
         """The same for every ``step``-th sample."""

@@ -27,6 +27,13 @@ class Pass:
     outputs: Tensor
     tape: Tape
 
+    def in_full(self) -> "Pass":
+        """The same, without graph, in the type of the block's weights where it was computed in another."""
+        kind = next((p.dtype for entry in self.tape.entries for p in entry.layer.parameters()), self.outputs.dtype)
+        if self.inputs.dtype == self.outputs.dtype == kind:
+            return self
+        return Pass(self.inputs.to(kind), self.outputs.detach().to(kind), self.tape.to(kind))
+
 
 class TargetRule(Rule):
     """Local losses 1/2 |s_n - t_n|^2 towards targets that feedback blocks G_n bring down from the output.
@@ -110,13 +117,15 @@ class TargetRule(Rule):
         """Adds the gradients; ``learning``: after the feedback has learned from this batch."""
         with self.engine.autocast():
             passes = self.forward(inputs)
-            outputs = passes[-1].outputs.detach().requires_grad_()
+            full = [one.in_full() for one in passes]
+            outputs = full[-1].outputs.detach().requires_grad_()
             loss = loss_of(outputs, targets)
             (error,) = torch.autograd.grad(loss, outputs)
-            with torch.no_grad():
-                if learning:
-                    self.train_feedback(passes)
-                errors = self.errors(passes, error)
+        # Feedback and targets are made of small differences, which 16 bits would round away.
+        with torch.no_grad(), self.engine.full_precision():
+            if learning:
+                self.train_feedback(full)
+            errors = self.errors(full, error)
         for block, one, own in zip(self.blocks, passes, errors, strict=True):
             self.add_local_gradient(block, one, own)
         return outputs.detach(), loss.detach()
@@ -157,8 +166,10 @@ class TargetRule(Rule):
         trained = [parameter for parameter in block.parameters() if parameter.requires_grad]
         if error is None or not trained:
             return
+        scale = self.engine.gradient_scale()  # before the pass back, so that fp16 does not round small errors to 0
+        error = (error * scale).to(one.outputs.dtype) if scale != 1.0 else error.to(one.outputs.dtype)
         for parameter, gradient in zip(trained, torch.autograd.grad(one.outputs, trained, error), strict=True):
-            self.engine.add_gradient(parameter, gradient)
+            self.engine.add_gradient(parameter, gradient, weight=1 / scale)
 
     def check_finite(self) -> None:
         """Raises Failed if a feedback weight is not finite; asks seldom."""
@@ -187,11 +198,13 @@ class TargetRule(Rule):
 
     @torch.no_grad()
     def feedback_losses(self, inputs: Any) -> dict[str, Tensor]:
-        passes = self.forward(inputs)
-        found = {}
-        for n, back in self.feedback.items():
-            stream = self.stream(n, "feedback look")
-            found[f"block_{back.number}"] = self.feedback_loss(n, back, passes, stream, back.parameters)
+        with self.engine.autocast():
+            passes = self.forward(inputs)
+        full, found = [one.in_full() for one in passes], {}
+        with self.engine.full_precision():
+            for n, back in self.feedback.items():
+                stream = self.stream(n, "feedback look")
+                found[f"block_{back.number}"] = self.feedback_loss(n, back, full, stream, back.parameters)
         return found
 
     @abstractmethod

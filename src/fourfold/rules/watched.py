@@ -64,15 +64,17 @@ class Watched(Rule):
             return {}
         device = self.engine.device
         devices = [] if device.type == "cpu" else [device]
+        scale = self.engine.gradient_scale()
         with torch.random.fork_rng(devices), frozen_statistics(network), self.engine.autocast():
-            found = backprop_gradients(network, inputs, targets, loss_of)
-        return {name: gradient for name, gradient in found.items() if gradient.dim() > 1}
+            found = backprop_gradients(network, inputs, targets, lambda *given: scale * loss_of(*given))
+        return {name: gradient / scale for name, gradient in found.items() if gradient.dim() > 1}
 
     @torch.no_grad()
     def look(self, network: nn.Module, inputs: Any, before: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:
         """Compares what the rule added to ``.grad`` with ``exact``, and its feedback with the network."""
+        scale = self.engine.gradient_scale()
         added = {
-            name: p.grad - before[name] if name in before else p.grad
+            name: (p.grad - before[name] if name in before else p.grad) / scale
             for name, p in network.named_parameters()
             if p.grad is not None
         }
