@@ -230,8 +230,36 @@ def test_core50_holds_three_sessions_out_and_keeps_sessions_as_domains(put: Any)
     sets = photographs.core50(folder, 0, "core50", "categories", 10, every=2, image_size=16)
     assert sets.train.targets.tolist() == [0, 0, 1, 1] * 2
     assert sets.train.domains.tolist() == [0] * 4 + [1] * 4
+    assert set(sets.test.domains.tolist()) == {2}
     assert sets.train.inputs[:, 0, 0, 0].tolist() == [10, 12, 10, 12, 20, 22, 20, 22]
     assert sets.test.inputs.float().mean().item() == 31
+
+
+@pytest.mark.parametrize(("evaluate_on", "contexts"), [("test", 8), ("validation", 2)])
+def test_a_cell_learns_core50_session_by_session(put: Any, run: Any, evaluate_on: str, contexts: int) -> None:
+    """The command of conf/benchmark/data/core50.yaml: eight sessions, judged on the three held out; a part of the
+    training samples comes from the sessions themselves."""
+    members = {
+        f"core50_128x128/s{session}/o{number}/C_{session:02}_{number:02}_{frame:03}.png": png(
+            DRAW.integers(0, 255, (128, 128, 3))
+        )
+        for session in range(1, 12)
+        for number in range(1, 51, 5)  # one object of each category
+        for frame in (0, 10, 20)
+    }
+    folder = put("core50", {"core50_128x128.zip": zipped(members)})
+    record = run(
+        *("benchmark=core50", f"data_dir={folder}", "setting=domain_incremental", "setting.split=domains"),
+        *(f"setting.contexts={contexts}", "benchmark.data.labels=categories", "benchmark.data.classes_used=10"),
+        *("batch=8", "until.steps=8", f"evaluate_on={evaluate_on}"),
+    )
+    assert record.state == "done", record.message
+    sizes = {(entry["context"], entry["samples"]) for entry in record.evaluations}
+    if evaluate_on == "test":
+        assert sizes == {(context, 90) for context in range(contexts)}
+    else:
+        assert {context for context, _ in sizes} == {0, 1}
+        assert sum(count for _, count in sizes) == 24
 
 
 def omniglot_zip(name: str, alphabets: dict[str, int]) -> bytes:

@@ -1,12 +1,15 @@
 """Streams: what comes when, fixed by the seed, and nothing shown that is not granted."""
 
 from itertools import islice, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fourfold.data.tensors import Sets, TensorData
+from fourfold.errors import Refused
 from fourfold.settings.protocols import matrix
 from fourfold.settings.stream import Hidden, Observation, Stream, batches
 from fourfold.settings.transforms import permutations, rotations
@@ -217,3 +220,42 @@ def test_a_permutation_moves_pixels_and_a_quarter_turn_turns() -> None:
     for quarter in range(4):
         candidates = [torch.rot90(pictures[quarter], sign * quarter, (1, 2)) for sign in (1, -1)]
         assert any(torch.allclose(turned[quarter], candidate, atol=1e-4) for candidate in candidates)
+
+
+@pytest.mark.parametrize(
+    ("setting", "samples", "values", "words"),
+    [
+        ("class_incremental", 6, {}, ["has no training samples", "context ", "benchmark.data.samples="]),
+        ("recurring", 20, {"visits": 10}, ["phase ", "has no training samples", "setting.visits="]),
+        ("data_incremental", 20, {"contexts": 30}, ["context ", "(part ", "has no training samples"]),
+    ],
+)
+def test_what_nothing_would_be_learned_in_is_refused(
+    setting: str, samples: int, values: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(Refused) as caught:
+        make_stream(setting, digits(samples=samples), **values)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def domains_of(train: list[int], test: list[int]) -> Any:
+    """Pictures of two classes a domain, two training samples and one test sample of each."""
+    made = []
+    for domains, each in ((train, 2), (test, 1)):
+        own = torch.tensor(domains).repeat_interleave(2 * each)
+        made.append(TensorData(torch.rand(len(own), 1, 8, 8), torch.arange(len(own)) % 2, domains=own))
+    benchmark = digits()
+    return SimpleNamespace(
+        name="pictures", facts=benchmark.facts | {"domains"}, sets=Sets(made[0], made[1], 2, (1, 8, 8)), outputs=2
+    )
+
+
+def test_domains_are_judged_on_their_own_test_samples_or_on_all_where_the_test_has_others() -> None:
+    values = {"split": "domains", "contexts": 3}
+    own = make_stream("domain_incremental", domains_of([0, 1, 4], [0, 1, 4]), **values)
+    assert [context.test.tolist() for context in own.contexts] == [[0, 1], [2, 3], [4, 5]]
+    others = make_stream("domain_incremental", domains_of([0, 1, 4], [2, 3]), **values)
+    assert [context.test.tolist() for context in others.contexts] == [[0, 1, 2, 3]] * 3
+    with pytest.raises(Refused, match=r"context 1 \(domain 1\) has no test samples"):
+        make_stream("domain_incremental", domains_of([0, 1, 4], [0, 4]), **values)

@@ -104,7 +104,8 @@ def core50(
 ) -> Sets:
     """CORe50 (Lomonaco & Maltoni 2017): 50 objects in 11 filmed sessions, each ``every``-th frame; domains: sessions.
 
-    labels: objects (50) | categories (10). Sessions 3, 7 and 10 are for testing, as in the paper.
+    labels: objects (50) | categories (10). Sessions 3, 7 and 10 are for testing, as in the paper; session n is domain
+    n - 1 of either part.
     """
     (path,) = find(source, data_dir)
     with _zip(path) as archive:
@@ -115,8 +116,7 @@ def core50(
     for held_out in (False, True):
         own = torch.isin(found["sessions"], torch.tensor(CORE50_TEST_SESSIONS)) == held_out
         targets = found["objects"][own] if labels == "objects" else found["objects"][own] // 5
-        sessions = found["sessions"][own].unique(return_inverse=True)[1]
-        parts.append(TensorData(found["inputs"][own], targets, domains=sessions))
+        parts.append(TensorData(found["inputs"][own], targets, domains=found["sessions"][own] - 1))
     classes = 50 if labels == "objects" else 10
     agree("classes_used", classes_used, classes)
     return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, image_size, image_size))
@@ -160,10 +160,7 @@ def omniglot(
         rows += [(drawn[file], label, domain, number < drawings) for number, file in enumerate(sorted(drawn))]
     stack, training = torch.stack([row[0] for row in rows]), torch.tensor([row[3] for row in rows])
     labels, domains = (torch.tensor([row[column] for row in rows]) for column in (1, 2))
-    made = [
-        TensorData(stack[own], labels[own], domains=domains[own].unique(return_inverse=True)[1])
-        for own in (training, ~training)
-    ]
+    made = [TensorData(stack[own], labels[own], domains=domains[own]) for own in (training, ~training)]
     return Sets(made[0], made[1], len(found), (1, image_size, image_size))
 
 

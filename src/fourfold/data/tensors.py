@@ -37,7 +37,8 @@ class Data(Protocol):
 class TensorData:
     """Inputs [n, ...] and class targets [n]; bytes stay bytes until they are drawn, then lie in [0, 1].
 
-    domains: [n], where each sample comes from, numbered from 0 (a font, a speaker, a language); None if all are alike.
+    domains: [n], where each sample comes from (a font, a speaker, a language), by numbers that training and test share;
+    None if all are alike.
     """
 
     inputs: Tensor

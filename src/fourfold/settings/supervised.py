@@ -69,7 +69,23 @@ def build_stream(
         learned = one_phase(shown, mixed, drift, single_pass, seed)
     else:
         learned = phase_each(shown, visits, single_pass, seed)
-    return Stream(made, learned, grants, protocol, size, train, test, active_outputs=active_outputs)
+    stream = Stream(made, learned, grants, protocol, size, train, test, active_outputs=active_outputs)
+    check_parts(stream)
+    return stream
+
+
+def check_parts(stream: Stream) -> None:
+    """Raises Refused for a context or phase that nothing is learned in, and for a context that is judged on nothing."""
+    remedy = "more benchmark.data.samples=, fewer setting.contexts= or setting.visits= give each some"
+    for context in stream.contexts:
+        parts = {"training": context.train} | ({"test": context.test} if "matrix" in stream.protocol else {})
+        for kind, part in parts.items():
+            if part is not None and len(part) == 0:
+                raise Refused(f"context {context.index} ({context.name}) has no {kind} samples; {remedy}")
+    for phase in stream.phases:
+        if phase.indices is not None and len(phase.indices) == 0:
+            names = " and ".join(f"context {index}" for index in phase.contexts)
+            raise Refused(f"phase {phase.index} of learning ({names}) has no training samples; {remedy}")
 
 
 # ------------------------------------------------------------------------------------------- contexts
@@ -123,14 +139,20 @@ def domain_contexts(train: Any, test: Any, count: int, shared: bool, benchmark: 
     """Contexts of consecutive domains of the data, the first ones larger where the division leaves a rest.
 
     A context's outputs are the classes that it has. Shared outputs are the classes themselves where all contexts have
-    the same; else a class's output is its rank among those of its context. Raises Refused for too few domains.
+    the same; else a class's output is its rank among those of its context. A context is judged on the test samples of
+    its domains and classes; on those of its classes where all test samples come from domains that are never trained
+    on (CORe50's sessions; Lomonaco & Maltoni 2017, NI). Raises Refused for too few domains.
     """
     domains = None if getattr(train, "domains", None) is None else train.domains.unique()
     if domains is None or len(domains) < count:
         have = "its data has no domains" if domains is None else f"its data has {len(domains)}"
         raise Refused(f"setting.split=domains, setting.contexts={count}: {benchmark} cannot do that, {have}")
     groups = domains.tensor_split(count)
-    found = [tuple(torch.isin(data.domains, group).nonzero().flatten() for data in (train, test)) for group in groups]
+    apart = not torch.isin(test.domains, domains).any()
+    found = []
+    for group in groups:
+        own_test = torch.ones(len(test), dtype=torch.bool) if apart else torch.isin(test.domains, group)
+        found.append((torch.isin(train.domains, group).nonzero().flatten(), own_test.nonzero().flatten()))
     names = [f"domain {','.join(map(str, group.tolist()))}" for group in groups]
     if not hasattr(train, "targets"):  # text: every token can follow
         return tuple(Context(index, names[index], parts[0], parts[1]) for index, parts in enumerate(found))
@@ -144,7 +166,8 @@ def domain_contexts(train: Any, test: Any, count: int, shared: bool, benchmark: 
             relabel = torch.arange(size)
             relabel[own] = torch.arange(len(own))
         right = range(len(own)) if relabel is not None else own.tolist()
-        contexts.append(Context(index, names[index], parts[0], parts[1], relabel, tuple(right)))
+        judged_on = parts[1][torch.isin(test.targets[parts[1]], own)]
+        contexts.append(Context(index, names[index], parts[0], judged_on, relabel, tuple(right)))
     return tuple(contexts)
 
 
