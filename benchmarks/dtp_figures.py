@@ -23,6 +23,7 @@ from fourfold.record import DIAGNOSED_STEP, read, read_series
 LAST = "block_4"
 CURVES = {"last_layer_dtp": "L-DRL", "last_layer_drl": "DRL"}
 BARS = {
+    "all_layers_drl_untrained": "DRL, untrained",
     "all_layers_dtp_untrained": "L-DRL, untrained",
     "all_layers_drl": "DRL, trained",
     "all_layers_dtp": "L-DRL, trained",

@@ -157,6 +157,8 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     try:
         with run.keeper, beating(folder, run):
             learn_and_judge(method, stream, run, record)
+    except Failed as failed:
+        raise told_by_the_rule(failed, rule) from None
     finally:
         run.count.end()
         monitor.close()
@@ -199,7 +201,16 @@ def live(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str
     ranks.together(run, series, record.measurements)
     losses = series["loss"]
     if len(losses) and not np.isnan(losses).all() and not np.isfinite(losses[-1]):
-        raise Failed(f"the loss is not finite at the end, after {len(losses)} steps; {NAN_REMEDY}", reason="nan")
+        message = f"the loss is not finite at the end, after {len(losses)} steps; {NAN_REMEDY}"
+        raise told_by_the_rule(Failed(message, reason="nan"), rule)
+
+
+def told_by_the_rule(failed: Failed, rule: Any) -> Failed:
+    """The failure, of a loss that is not finite, with what of the rule's own is not finite either."""
+    own = rule.not_finite() if failed.reason == "nan" and rule is not None else None
+    if own is None or own in str(failed):
+        return failed
+    return Failed(f"{failed}; {own} are not finite either: see method.rule.feedback_rate", reason="nan")
 
 
 def beating(folder: Path, run: Run) -> AbstractContextManager[Any]:

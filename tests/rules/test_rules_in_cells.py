@@ -12,6 +12,7 @@ from torch import nn
 
 from fourfold.composition import compose, plain
 from fourfold.errors import Failed, Refused
+from fourfold.experiment import told_by_the_rule
 from fourfold.rules.feedback import COUNTERPARTS
 from learning import Bench, killed_and_resumed, member, names, same
 
@@ -83,6 +84,42 @@ def test_grows_with_the_outputs(name: str) -> None:
     outputs, _ = made.gradients(net, x, (y + 1) % 4, LOSS_OF)
     assert outputs.shape == (6, 4)
     assert torch.isfinite(larger.weight.grad).all()
+
+
+@pytest.mark.parametrize("magnitude", ["uniform", "fixed", "batch"])
+def test_new_feedback_of_sign_symmetry_has_the_signs_of_the_weights(magnitude: str) -> None:
+    net, (x, y) = two_layers(), batch()
+    made = rule("sign_symmetry", net, magnitude=magnitude)
+    old = made.feedback["2"].clone()
+    net[2] = nn.Linear(5, 6).double()
+    made.grow(net)
+    assert torch.equal(made.feedback["2"][:3], old)
+    assert bool((made.feedback["2"] >= 0).all())
+    made.gradients(net, x, y, LOSS_OF)
+    sent, weight = made.feedback_pairs()["2"]
+    assert torch.equal(sent.sign(), weight.sign())
+
+
+@pytest.mark.parametrize("name", ["dtp", "vanilla_dtp", "parallel_dtp"])
+def test_feedback_that_did_not_grow_keeps_its_momentum(name: str) -> None:
+    torch.manual_seed(0)
+    net, (x, y) = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)), nn.Linear(4, 3)).double(), batch()
+    made = rule(name, net)
+    made.gradients(net, x, y, LOSS_OF)
+
+    def momentum(n: int) -> list[torch.Tensor]:
+        if name == "dtp":
+            return made.velocity[n]
+        optimizer = made.optimizer if name == "parallel_dtp" else made.optimizers[n]
+        states = [optimizer.state[p] for p in made.feedback[n].parameters]
+        return [state["exp_avg"] for state in states if state]
+
+    before = [value.clone() for value in momentum(1)]
+    assert any(bool(value.any()) for value in before)
+    net[3] = nn.Linear(4, 5).double()
+    made.grow(net)
+    assert same(momentum(1), before)
+    assert not any(bool(value.any()) for value in momentum(3))
 
 
 @pytest.mark.parametrize(("method", "name"), [("replay", "dtp"), ("ewc", "feedback_alignment"), ("replay", "fast_dtp")])
@@ -193,6 +230,30 @@ def test_a_nan_in_the_feedback_is_a_failure_that_says_where() -> None:
     with pytest.raises(Failed, match=r"feedback weights of block 2 \(Linear\) are not finite") as caught:
         made.gradients(net, x.float(), y, LOSS_OF)
     assert caught.value.reason == "nan"
+
+
+def test_a_nan_in_direct_maps_is_a_failure_that_says_where() -> None:
+    net, (x, y) = two_layers(), batch()
+    made = rule("ddtp_linear", net)
+    made.gradients(net, x, y, LOSS_OF)
+    made.feedback["0"][0, 0] = torch.nan
+    with pytest.raises(
+        Failed, match=r"^the feedback weights to block 1 are not finite after 2 steps of rule ddtp_linear;"
+    ):
+        made.gradients(net, x, y, LOSS_OF)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_the_feedback_that_is_not_either() -> None:
+    made = rule("dtp", two_layers())
+    lost = Failed("the loss is not finite after 100 steps; a remedy", reason="nan")
+    assert told_by_the_rule(lost, made) is lost
+    made.feedback[1].weights[0][0, 0] = torch.nan  # after the steps at which the rule looks by itself
+    assert str(told_by_the_rule(lost, made)) == (
+        "the loss is not finite after 100 steps; a remedy; the feedback weights of block 2 (Linear) are not finite "
+        "either: see method.rule.feedback_rate"
+    )
+    other = Failed("out of memory", reason="memory")
+    assert told_by_the_rule(other, made) is other
 
 
 def test_predictions_of_an_earlier_pass_do_not_change_the_gradients() -> None:

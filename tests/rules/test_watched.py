@@ -1,5 +1,6 @@
 """Looking at a rule: what is seen is right, and nothing is changed by it."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 from fourfold.measure.meter import Meter
 from fourfold.metrics import alignment
 from fourfold.record import DIAGNOSED_STEP, read_series
+from fourfold.rules.tape import frozen_statistics
 from fourfold.rules.watched import Watched
+from learning import same
 
 WORDS = ("benchmark=digits", "scale=smoke", "hardware=cpu", "until=steps", "until.steps=8", "diagnose_every=3")
 
@@ -55,6 +58,40 @@ def test_feedback_at_its_optimum_has_the_loss_of_the_optimum() -> None:
     made.gradients(net, torch.randn(4000, 6).double(), torch.randint(5, (4000,)), LOSS_OF)
     expected = -(0.1**2) * float(net[1].weight.detach().square().sum())
     assert made.series()["feedback_loss/block_2"][0] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_direct_map_of_nothing_misses_all_the_noise() -> None:
+    """Q = 0 makes the loss of ddtp_linear <|sigma eps|^2> / sigma^2: the units of the layer, in the mean."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    made = watched("ddtp_linear", net, iterations=0)
+    x, y = torch.randn(4000, 6).double(), torch.randint(3, (4000,))
+    made.gradients(net, x, y, LOSS_OF)
+    made.rule.feedback["0"].zero_()
+    assert float(made.rule.feedback_losses(x)["block_1"]) == pytest.approx(4, rel=0.05)
+    assert list(made.series()) == [
+        DIAGNOSED_STEP,
+        "angle/0.weight",
+        "norm_ratio/0.weight",
+        "angle/2.weight",
+        "norm_ratio/2.weight",
+        "feedback_loss/block_1",
+    ]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_leaves_the_statistics_of_batches_alone(momentum: float | None, training: bool) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, momentum=momentum).train(training)
+    norm.running_mean.fill_(2.0)
+    x = torch.randn(8, 3)
+    expected = copy.deepcopy(norm)(x)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with frozen_statistics(nn.Sequential(norm)):
+        assert torch.equal(norm(x), expected)
+    assert same(dict(norm.state_dict()), before)
+    assert norm.track_running_stats
 
 
 def test_a_rule_that_does_not_train_the_plain_pass_has_no_angle_to_its_gradient() -> None:

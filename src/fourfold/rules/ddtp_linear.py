@@ -40,17 +40,43 @@ class DDTPLinear(DirectFeedbackAlignment):
             for _ in range(self.iterations):
                 q.grad = self.feedback_gradient(number, q, h.detach(), outputs.detach(), stream)
                 self.optimizer(str(number), q).step()
+        self.check_finite(self.steps)
 
     def feedback_gradient(self, number: int, q: Tensor, h: Tensor, outputs: Tensor, stream: torch.Generator) -> Tensor:
         """The gradient of the loss of one block's map, for one draw of noise."""
+        change, missed = self.missed(number, q, h, outputs, stream)
+        return 2 / (len(h) * self.noise**2) * change.T @ missed + 2 * self.decay * q
+
+    def missed(
+        self, number: int, q: Tensor, h: Tensor, outputs: Tensor, stream: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(s~_N - s_N [batch, outputs], what its way back through Q_i misses of sigma eps [batch, size of h_i])."""
         eps = normal_like(h, self.noise, stream)
         values = h + eps
         for block in self.blocks[number + 1 :]:
             with frozen_statistics(block):
                 values = block(values)
         change = values - outputs
-        missed = change @ q - eps.flatten(1)
-        return 2 / (len(h) * self.noise**2) * change.T @ missed + 2 * self.decay * q
+        return change, change @ q - eps.flatten(1)
+
+    @torch.no_grad()
+    def feedback_losses(self, inputs: Any) -> dict[str, Tensor]:
+        hidden, values, found = [], inputs.to(next(self.blocks[-1].parameters()).dtype), {}
+        with self.engine.full_precision():
+            for block in self.blocks:
+                values = block(values)
+                hidden.append(values)
+            for number, h in enumerate(hidden[:-1]):
+                q = self.map_to(number, h, values.shape[1])
+                stream = random_stream(h.device, "feedback look", self.steps, number)
+                _, missed = self.missed(number, q, h, values, stream)
+                loss = missed.square().sum() / (len(h) * self.noise**2) + self.decay * q.square().sum()
+                found[f"block_{number + 1}"] = loss
+        return found
+
+    def not_finite(self) -> str | None:
+        wrong = [int(name) for name, q in self.feedback.items() if not bool(torch.isfinite(q).all())]
+        return f"the feedback weights to block {min(wrong) + 1}" if wrong else None
 
     def optimizer(self, name: str, q: Tensor) -> torch.optim.Adam:
         """The optimizer of one map; a new one where the map has grown or come from a file."""

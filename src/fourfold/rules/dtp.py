@@ -1,7 +1,7 @@
 """Difference target propagation towards backprop's targets, "L-DRL" (Ernoult et al. 2022, arXiv 2201.13415)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,20 +73,20 @@ class DTP(TargetRule):
         self.resting: set[int] = set()  # blocks that are close enough
         self.fresh = True  # whether there are weights that no batch has trained yet
         self.compiled = compiled
+        self.velocity: dict[int, list[Tensor]] = {}
+        self.solvers: dict[int, forms.Solver] = {}
         self.programs: dict[tuple[int, Any], Any] = {}
 
-    def begin_feedback(self) -> None:
+    def begin_feedback(self, new: Collection[int]) -> None:
         later, rate = self.asked["later_iterations"], self.asked["feedback_rate"]
         self.later = self.iterations if later is None else self.per_layer("later_iterations", later, int, 0, 1_000_000)
         self.rates = {} if rate is None else self.per_layer("feedback_rate", rate, float, 0.0, 1e6)
         self.fresh = True
-        self.velocity = {n: [torch.zeros_like(p) for p in block.parameters] for n, block in self.feedback.items()}
         self.forms = {n: self.form_of(block) for n, block in self.feedback.items()}
-        self.solvers = {
-            n: forms.Solver(self.feedback[n].layers[0], keep=0.95)  # type: ignore[arg-type]
-            for n, form in self.forms.items()
-            if form == "solve"
-        }
+        for n in new:
+            self.velocity[n] = [torch.zeros_like(p) for p in self.feedback[n].parameters]
+            if self.forms[n] == "solve":
+                self.solvers[n] = forms.Solver(self.feedback[n].layers[0], keep=0.95)  # type: ignore[arg-type]
 
     def form_of(self, back: FeedbackBlock) -> str:
         """The formulation that a block is trained by: the one asked for, or the most special one that knows it."""

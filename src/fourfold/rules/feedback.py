@@ -108,14 +108,17 @@ class FeedbackBlock:
                 values = step(entry, values)
         return values
 
-    def grow(self, block: nn.Sequential) -> None:
-        """Takes the place of a block whose layers may have got more units; what there was is kept."""
+    def grow(self, block: nn.Sequential) -> bool:
+        """Takes the place of a block whose layers may have got more units; what there was is kept. Whether they had."""
         self.block, self.layers = block, list(linear_maps(block).values())
+        grew = False
         for number, layer in enumerate(self.layers):
             if layer.weight.shape != self.weights[number].shape:
                 self.weights[number] = grown(self.weights[number], self._first(layer, number, "random"))
                 if self.biases:
                     self.biases[number] = grown(self.biases[number], _bias(layer))
+                grew = True
+        return grew
 
 
 def back_through(layer: LinearMap, weight: Tensor, bias: Tensor | None, values: Tensor, shape: torch.Size) -> Tensor:

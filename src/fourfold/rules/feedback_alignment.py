@@ -79,9 +79,7 @@ class FeedbackAlignment(Rule):
         for name, layer in self.layers.items():
             old = self.feedback.get(name)
             if old is None or old.shape != layer.weight.shape:
-                fresh = initial_weights(
-                    layer.weight.detach(), random_stream("cpu", "feedback", name, *layer.weight.shape)
-                )
+                fresh = self.first(name, layer.weight)
                 self.feedback[name] = fresh if old is None else grown(old, fresh)
 
     def state_dict(self) -> dict[str, Any]:

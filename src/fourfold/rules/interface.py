@@ -6,8 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fourfold.benchmarks.interface import LossOf
+from fourfold.errors import Failed
 from fourfold.hardware.engine import Engine
 from fourfold.members import parameters, target
+
+CHECK_EVERY = 64  # steps between looks at whether feedback weights are finite: each look waits for the device
 
 
 class Rule:
@@ -16,6 +19,7 @@ class Rule:
     plain_forward: whether it trains and predicts by the network's own pass over a batch as it is; so its YAML offers.
     """
 
+    name = "rule"
     plain_forward = True
 
     def __init__(self, engine: Engine) -> None:
@@ -55,6 +59,21 @@ class Rule:
     def feedback_losses(self, inputs: Any) -> dict[str, Tensor]:
         """The loss [] of each feedback block that learns, on a batch, by block; nothing learns from it."""
         return {}
+
+    def not_finite(self) -> str | None:
+        """In words, what of the rule's own is not finite, if anything; waits for the device."""
+        return None
+
+    def check_finite(self, steps: int) -> None:
+        """Raises Failed if something of its own is not finite after so many steps; asks seldom."""
+        if steps > 3 and steps % CHECK_EVERY:
+            return
+        if own := self.not_finite():
+            raise Failed(
+                f"{own} are not finite after {steps} steps of rule {self.name}; "
+                "a smaller method.rule.feedback_rate or method.rule.noise may help",
+                reason="nan",
+            )
 
     def findings(self) -> dict[str, Any]:
         """What the rule tells of itself for the record, once it is prepared: plain data."""

@@ -1,6 +1,6 @@
 """L-DRL with one iteration a batch and many noise samples in it, so that all layers could learn at once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -27,10 +27,14 @@ class ParallelDTP(TargetRule):
         super().__init__(engine, beta, inversion, samples, noise, "random")
         self.feedback_rate = feedback_rate
         self.decay = decay
+        self.optimizer: torch.optim.Adam | None = None
 
-    def begin_feedback(self) -> None:
+    def begin_feedback(self, new: Collection[int]) -> None:
         every = [parameter for back in self.feedback.values() for parameter in back.parameters]
+        moments = {} if self.optimizer is None else self.optimizer.state
         self.optimizer = torch.optim.Adam(every, lr=self.feedback_rate, weight_decay=self.decay) if every else None
+        if self.optimizer is not None:
+            self.optimizer.state.update({p: moments[p] for p in every if p in moments})
 
     def train_feedback(self, passes: list[Pass]) -> None:
         for n, back in self.feedback.items():

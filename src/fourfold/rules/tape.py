@@ -166,15 +166,14 @@ def mirrored(entry: Entry, values: Tensor) -> Tensor:
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Within, batch normalisation does not learn its running averages from what passes."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.momentum]
-    usual = [norm.momentum for norm in norms]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.track_running_stats = False  # neither averages nor batches are counted; evaluation reads them all the same
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, usual, strict=True):
-            norm.momentum = momentum
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _pair(value: int | tuple[int, ...]) -> list[int]:

@@ -1,6 +1,6 @@
 """Difference target propagation with feedback that learns to invert (Lee et al. 2015, arXiv 1412.7525)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -34,10 +34,12 @@ class VanillaDTP(TargetRule):
         super().__init__(engine, beta, "mirror", iterations, noise, "random")
         self.asked["feedback_rate"] = feedback_rate
         self.momentum = momentum
+        self.optimizers: dict[int, torch.optim.Optimizer] = {}
 
-    def begin_feedback(self) -> None:
+    def begin_feedback(self, new: Collection[int]) -> None:
         rates = self.per_layer("feedback_rate", self.asked["feedback_rate"], float, 0.0, 1e6)
-        self.optimizers = {n: self.optimizer(back, rates[n]) for n, back in self.feedback.items()}
+        for n in new:
+            self.optimizers[n] = self.optimizer(self.feedback[n], rates[n])
 
     def optimizer(self, back: FeedbackBlock, rate: float) -> torch.optim.Optimizer:
         if self.momentum is None:

@@ -103,6 +103,9 @@ class Watched(Rule):
     def predict(self, network: nn.Module, inputs: Any) -> Any:
         return self.rule.predict(network, inputs)
 
+    def not_finite(self) -> str | None:
+        return self.rule.not_finite()
+
     def findings(self) -> dict[str, Any]:
         return self.rule.findings()
 
