@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "methods.md"
 METHODS = ROOT / "conf" / "method"
-NOT_VALUES = {"defaults", "name", "_target_", "needs", "uses", "offers", "oracle", "search", "limits", "rule"}
+NOT_VALUES = {"defaults", "name", "_target_", "check", "needs", "uses", "offers", "oracle", "search", "limits", "rule"}
 
 
 def text() -> str:

@@ -54,6 +54,30 @@ WRONG = {
     "method=replay method.memory=0": ["method.memory=0", "between 1"],
     "method=replay method.memory=1.5": ["method.memory=1.5", "a whole number"],
     "method=replay method.memory=null": ["method.memory=None", "a whole number"],
+    "method=mir method.candidates=1": ["method.candidates=1", "between 2"],
+    **{
+        f"method={method} method.{key}": [
+            f"method.{key}",
+            "must be a list of whole numbers between 1 and",
+            "one or more",
+        ]
+        for method in ("dgr", "bi_r", "cn_dpm")
+        for key in ("hidden=[]", "hidden=[0]", "hidden=400", "hidden=[1.5]", "hidden=[true]")
+    },
+    "method=cn_dpm method.added=[]": ["method.added=[]", "one or more"],
+    **{
+        f"benchmark=mnist method={method} benchmark.data.normalise=[[0.13],[0.3]]": [
+            "benchmark.data.normalise=[[0.13],[0.3]]",
+            f"method {method} draws inputs in [0, 1]",
+            "normalise=null",
+        ]
+        for method in ("dgr", "dgr_distill", "bi_r", "cn_dpm")
+    },
+    "benchmark=cifar10 benchmark/augmentation=flip_and_crop method=bic": [
+        "benchmark/augmentation=flip_and_crop",
+        "method bic tells samples held out by their pixels",
+        "method.held_out=0",
+    ],
     "setting.mixed=perhaps": ["setting.mixed=perhaps", "true or false"],
     "setting=class_incremental setting.contexts=11": ["setting.contexts=11", "10 classes"],
     "setting=domain_incremental setting.contexts=3": ["setting.contexts=3", "equal size"],
@@ -120,6 +144,14 @@ def test_tuned_values_of_permuted_pictures_are_not_those_of_split_classes(
     assert (found.method.strength, found.setting.split, found.setting.contexts) == (permuted, "permutation", 10)
     asked = [*words, "setting=domain_incremental", "setting.split=permutation", f"tuned={method}/mnist/permuted"]
     assert compose(asked).method.strength == permuted
+
+
+def test_lists_of_sizes_and_samples_that_may_change_are_taken() -> None:
+    assert compose(["method=dgr", "method.hidden=[7]"]).method.hidden == [7]
+    assert compose(["method=cn_dpm", "method.added=null"]).method.added is None
+    assert compose(["method=cn_dpm", "method.added=[4]"]).method.added == [4]
+    words = ["benchmark=cifar10", "benchmark/augmentation=flip_and_crop", "method=bic", "method.held_out=0"]
+    assert compose(words).method.name == "bic"
 
 
 @pytest.mark.parametrize("benchmark", ["mnist", "fashion_mnist"])

@@ -106,8 +106,7 @@ def _type_problem(value: Any, default: Any, limit: Any) -> str | None:
     if value is None:
         return None if default is None else f"must be {_type_name(default)}"
     if limit and isinstance(limit[0], list):
-        bad = value if not isinstance(value, list) else next((item for item in value if item not in limit[0]), None)
-        return None if bad is None else f"must be a list of {', '.join(map(str, limit[0]))}"
+        return _list_problem(value, limit[0])
     if limit and all(isinstance(item, str) for item in limit):
         return None if value in limit else f"choose one of {', '.join(limit)}{nearest(str(value), limit)}"
     if limit:
@@ -126,6 +125,15 @@ def _type_problem(value: Any, default: Any, limit: Any) -> str | None:
         bad = next((item for item in value if _type_problem(item, default[0], None)), None)
         return None if bad is None else f"{bad} must be {_type_name(default[0])}"
     return None
+
+
+def _list_problem(value: Any, of: list[Any]) -> str | None:
+    """Of a list whose items are among some words, or of one or more whole numbers in the range of two."""
+    if all(isinstance(word, str) for word in of):
+        right = isinstance(value, list) and all(item in of for item in value)
+        return None if right else f"must be a list of {', '.join(of)}"
+    right = isinstance(value, list) and value != [] and all(_type_problem(item, None, of) is None for item in value)
+    return None if right else f"must be a list of whole numbers between {of[0]} and {of[1]}, one or more"
 
 
 def _type_name(default: Any) -> str:

@@ -197,8 +197,9 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         if most is not None and asked > most:
             name = cell["hardware"]["name"]
             raise Refused(f"hardware.{what}={asked}: {name} has {most} (hardware.capacity.{what})")
-    if setting.get("check"):
-        target({"_target_": setting["check"]})(cell)
+    for member in (setting, cell["method"]):
+        if member.get("check"):
+            target({"_target_": member["check"]})(cell)
     tuning.check(cell)
     if cell["mode"] == "projected":
         check_projection(cell["hardware"], cell["batch"])

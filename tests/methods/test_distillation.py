@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fourfold.errors import Refused
 from fourfold.methods.exemplars import herd
 from fourfold.methods.features import features
 from fourfold.methods.generative import VariationalAutoencoder
@@ -278,3 +279,13 @@ def test_bic_without_its_parts_is_finetune_bit_for_bit() -> None:
     for made in (plain, other):
         made.learn(0)
     assert same(plain.parameters(), other.parameters())
+
+
+def test_icarl_never_keeps_more_than_its_memory() -> None:
+    made = Bench("icarl", "class_incremental", memory=25)
+    for phase in range(5):
+        made.learn(phase)
+        kept = sum(len(inputs) for inputs in made.method.exemplars.values())
+        assert kept == 25 // (2 + 2 * phase) * (2 + 2 * phase)
+    with pytest.raises(Refused, match=r"method\.memory=9: 10 classes need one each; choose 10 or more"):
+        Bench("icarl", "class_incremental", memory=9)

@@ -27,7 +27,8 @@ class BiC(Finetune):
     context ends, fits q_k = a z_k + b for the outputs k that are new in it, on samples that are held out of stage 1,
     balanced over classes, with the network fixed: argmin l + prior/2 ((a - 1)^2 + b^2). a, b stay with these outputs.
 
-    Whether a sample is held out is decided by its pixels, so that it is in every pass. Remembered samples are drawn at
+    Whether a sample is held out is decided by its pixels, so that it is in every pass, and no augmentation may change
+    them. Remembered samples are drawn at
     random, balanced over classes; the paper herds them.
     """
 

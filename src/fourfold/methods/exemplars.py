@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark, Term
+from fourfold.errors import Refused
 from fourfold.experience import Experience, Run
 from fourfold.hardware.engine import make_optimizer
 from fourfold.methods import buffers
@@ -59,6 +60,10 @@ class ICaRL(Finetune):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
+        if self.memory < view.outputs:
+            raise Refused(
+                f"method.memory={self.memory}: {view.outputs} classes need one each; choose {view.outputs} or more"
+            )
         self.teacher = Teacher()
         self.old = torch.zeros(view.outputs, dtype=torch.bool, device=self.device)
         self.draw = run.generator("exemplars")
@@ -113,7 +118,7 @@ class ICaRL(Finetune):
             targets = torch.cat([part.targets for part in parts])
             labels = targets.unique().tolist()
             classes = len(set(self.exemplars) | set(labels)) if self.shared_by == "seen" else self.view.outputs
-            each = max(1, self.memory // classes)
+            each = self.memory // classes
             self.exemplars = {label: kept[:each] for label, kept in self.exemplars.items()}
             for label in labels:
                 own = inputs[targets == label]

@@ -1,0 +1,29 @@
+"""What a method asks of the values of a cell (``check`` in its YAML); nothing here imports torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fourfold.errors import Refused
+
+
+def inputs_from_0_to_1(cell: Mapping[str, Any]) -> None:
+    """Raises Refused where values of the data take its inputs out of [0, 1], in which the method draws them."""
+    data, method = cell["benchmark"]["data"] or {}, cell["method"]["name"]
+    for key, usual in (("normalise", None), ("published_scale", False)):
+        if data.get(key, usual) != usual:
+            shown = str(data[key]).replace(" ", "")
+            raise Refused(
+                f"benchmark.data.{key}={shown}: method {method} draws inputs in [0, 1], and so must the data be; "
+                f"leave {key}={str(usual).lower().replace('none', 'null')}"
+            )
+
+
+def samples_as_they_are(cell: Mapping[str, Any]) -> None:
+    """Raises Refused where samples change as they are drawn, and the method knows those that it holds out by them."""
+    augmentation, held_out = cell["benchmark"].get("augmentation") or {}, cell["method"]["held_out"]
+    if held_out and augmentation.get("_target_"):
+        name = str(augmentation["_target_"]).rpartition(".")[2]
+        raise Refused(
+            f"benchmark/augmentation={name}: method {cell['method']['name']} tells samples held out by their pixels, "
+            f"which it changes; choose benchmark/augmentation=none or method.held_out=0 (now {held_out})"
+        )
