@@ -1,12 +1,16 @@
 """Which tuned values a cell gets where they are for one value of its setting."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourfold import composition
+from fourfold.cli.sources import hydra
 from fourfold.composition import compose, with_tuned
 from fourfold.errors import Refused
+from fourfold.launch import suites
 from fourfold.tuned_values import stated
 
 Shell = Callable[..., int]
@@ -98,3 +102,29 @@ def test_explain_says_which_values_there_are() -> None:
         explain_text([*OMNIGLOT, "setting.alpha=0.9"])
     )
     assert "there are some for setting.alpha=0.9, 0.98" in str(explain_text([*OMNIGLOT, "setting.alpha=0.5"]))
+
+
+def test_the_suite_of_the_paper_has_its_three_tables() -> None:
+    """13 methods at two alphas on three benchmarks, each with the values published for it, where there are any."""
+    with hydra():
+        rows = suites.read("osaka_paper")
+    assert len(rows) == 3 * 2 * 13
+    for row in (row for row in rows if row.name.split("-")[1] in ("bgd", "maml", "cmaml_pre_um_pap")):
+        words = with_tuned(row.overrides)
+        chosen = dict(word.split("=") for word in words)
+        table, method, alpha = row.name.split("-")
+        assert (chosen["benchmark"], chosen["method"]) == (
+            f"osaka_{table}".replace("tiered", "tiered_imagenet"),
+            method,
+        )
+        own = "osaka_omniglot" if method == "bgd" else chosen["benchmark"]
+        assert chosen["tuned"] == f"{method}/{own}/{'osaka' if alpha == '0.98' else 'osaka_0.90'}"
+        assert compose(words).setting.alpha == float(alpha)
+
+
+def test_cells_of_a_table_without_its_files_are_unavailable(run: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("tiered_imagenet", "synbols"):
+        words = [f"benchmark=osaka_{name}", "setting=osaka", "method=online_adam", f"tuned=osaka_{name}_0.98"]
+        found = run(*words, f"data_dir={tmp_path}")
+        assert found.state == "unavailable"
+        assert f"data set {name} is not here (looked in {tmp_path / name})" in found.message
