@@ -54,6 +54,11 @@ WRONG = {
     "method=replay method.memory=0": ["method.memory=0", "between 1"],
     "method=replay method.memory=1.5": ["method.memory=1.5", "a whole number"],
     "method=replay method.memory=null": ["method.memory=None", "a whole number"],
+    "setting=online method=avalanche setting.protocol=[prequential]": [
+        "setting.protocol=prequential",
+        "method avalanche drives its own loop",
+        "setting.protocol=[matrix]",
+    ],
     "method=mir method.candidates=1": ["method.candidates=1", "between 2"],
     **{
         f"method={method} method.{key}": [

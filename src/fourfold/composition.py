@@ -185,6 +185,11 @@ def check_numbers(cell: Mapping[str, Any]) -> None:
         raise NotApplicable(
             f"setting.protocol={','.join(setting['protocol'])}: benchmark {benchmark['name']} has no classes"
         )
+    if "prequential" in setting["protocol"] and "owns_loop" in cell["method"]["needs"]:
+        raise NotApplicable(
+            f"setting.protocol={','.join(setting['protocol'])}: method {cell['method']['name']} drives its own loop, "
+            "and is not asked about a batch before it learns it; choose setting.protocol=[matrix]"
+        )
     if cell["strategy"] == "tensor" and "splits" not in benchmark["offers"]:
         split = sorted(member.name for member in catalogue()["benchmark"] if "splits" in member.gives)
         raise Refused(
