@@ -16,16 +16,16 @@ from fourfold.rules.targets import Pass
 pytestmark = pytest.mark.slow
 
 
-def network(name: str, activation: str = "elu") -> nn.Sequential:
-    torch.manual_seed(0)
+def network(name: str, activation: str = "elu", seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
     if name == "lenet":
         return lenet((3, 32, 32), 10, [32, 64], 512, activation, 1.0)
     return simple_vgg((3, 32, 32), 10, [128, 128, 256, 256, 512], activation, 1.0)
 
 
-def measured(net: nn.Sequential, size: int = 64, **values: Any) -> list[Alignment]:
+def measured(net: nn.Sequential, size: int = 64, seed: int = 1, **values: Any) -> list[Alignment]:
     """Angle and norm ratio of each layer's weights, the lowest first, on normal noise as pictures."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     x, y = torch.randn(size, 3, 32, 32).double(), torch.randint(10, (size,))
     net.double()
     found = gradients_of(rule("dtp", net, **values), net, x, y, LOSS_OF)
@@ -34,10 +34,13 @@ def measured(net: nn.Sequential, size: int = 64, **values: Any) -> list[Alignmen
 
 
 def test_symmetric_mirror_feedback_on_simple_vgg() -> None:
-    """Specification: 0.94, 0.40, 0.10, 0.04 degrees, norm ratio 0.998 to 1.005."""
+    """Specification: 0.94, 0.40, 0.10, 0.04 degrees, norm ratio 0.998 to 1.005, of another draw of network and noise.
+
+    Measured here: 1.07, 0.54, 0.14, 0.02 and ratios of 1.0001 to 1.0063.
+    """
     found = measured(network("simple_vgg"), beta=0.005, iterations=0, start="symmetric")
-    assert [float(one.angle) for one in found[:4]] == pytest.approx([1.0, 0.5, 0.13, 0.03], abs=0.25)
-    assert all(0.99 < float(one.ratio) < 1.01 for one in found)
+    assert [float(one.angle) for one in found[:4]] == pytest.approx([0.94, 0.40, 0.10, 0.04], rel=0.5)
+    assert all(0.998 < float(one.ratio) < 1.007 for one in found)
     assert float(found[-1].angle) < 1e-6
 
 
@@ -57,12 +60,20 @@ def test_symmetric_gated_feedback_is_exact(name: str, activation: str) -> None:
         assert float(one.ratio) == pytest.approx(1.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["lenet", "simple_vgg"])
-def test_random_feedback_is_at_right_angles(name: str) -> None:
-    """Specification: 80 to 98 degrees, the last layer 0."""
-    found = measured(network(name), iterations=0)
-    assert all(75 < float(one.angle) < 105 for one in found[:1])
-    assert float(found[-1].angle) < 1e-6
+@pytest.mark.parametrize(("name", "seeds"), [("lenet", 5), ("simple_vgg", 3)])
+def test_random_feedback_is_at_right_angles(name: str, seeds: int) -> None:
+    """Specification: 80 to 96 degrees, the last layer 0.
+
+    Here single draws are at 82 to 103, LeNet's second convolution the widest; their means at 89 to 92.
+    """
+    each = [measured(network(name, seed=seed), 32, 100 + seed, iterations=0) for seed in range(seeds)]
+    for layer in zip(*each, strict=True):
+        angles = [float(one.angle) for one in layer]
+        if layer[-1] is each[-1][-1]:
+            assert max(angles) < 1e-6
+        else:
+            assert all(75 < angle < 105 for angle in angles)
+            assert 85 < sum(angles) / len(angles) < 95
 
 
 @pytest.mark.parametrize(("inversion", "expected"), [("gated", [43.6, 13.2, 4.9]), ("mirror", [37.0, 15.4, 8.6])])
