@@ -18,6 +18,7 @@ from fourfold.launch.ending import Ending, blank_record, readable, settle, signa
 from fourfold.launch.manifest import Manifest, close_dead
 from fourfold.launch.preview import preview
 from fourfold.launch.sharing import Launch, OnEnd, OnStart, launch_in_rounds
+from fourfold.launch.unlike import unlike_rules
 from fourfold.record import Record
 
 NOT_STARTED = "not started"  # the reason of a cell that was left when its sweep was interrupted
@@ -42,6 +43,8 @@ def run_sweep(
     kept = {p.index: record for p in found.cells if p.index not in left and (record := readable(p.folder))}
     if not chosen and not kept:
         raise Refused(f"rerun={first['rerun']}: nothing to run, since none of these cells has a record")
+    if unlike := unlike_rules(planned.cell for planned in found.cells):
+        progress.say(unlike)
     if first["dry_run"]:
         for line in [*refusal_table(found), *preview(found.cells, left, first["slots"])]:
             progress.say(line)
