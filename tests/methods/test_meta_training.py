@@ -54,6 +54,25 @@ def test_a_method_is_trained_before_the_stream(method: str, run: Callable[..., A
     assert record.measurements["seconds"]["pretrain"] > 0
 
 
+def test_the_record_says_where_nothing_ends_pre_training_early(run: Callable[..., Any]) -> None:
+    """A task of meta_continual takes as many classes as the sequence has: here more than there are to judge by."""
+    words = [word for word in SMALL if not word.startswith("setting.")]
+    sequence = [
+        "setting=meta_continual",
+        "setting.samples=2",
+        "setting.test_samples=1",
+        "method=maml",
+        "benchmark.data.validation_classes=2",
+    ]
+    told = {
+        contexts: run(*words, *sequence, f"setting.contexts={contexts}").measurements["method"]["pretraining"]
+        for contexts in (2, 3)
+    }
+    assert "early_stopping" not in told[2]
+    assert told[3]["early_stopping"].startswith("none: no validation classes, or fewer than a task takes")
+    assert (len(told[2]["validation"]), told[3]["validation"]) == (2, [])
+
+
 @pytest.mark.parametrize("setting", ["meta_learning", "continual_meta"])
 def test_the_neighbours_ask_after_a_support_set(setting: str, run: Callable[..., Any]) -> None:
     record = run(*SMALL, f"setting={setting}", "setting.queries=1", "method=maml")

@@ -53,7 +53,7 @@ class OML(FastWeights):
             losses.append(float(loss.detach()))
         last = losses[-20:]
         told = {"meta_batches": count, "first_loss": losses[0], "last_loss": sum(last) / len(last)}
-        run.findings["pretraining"] = told
+        run.findings["pretraining"] = {**told, "early_stopping": "none: it is not judged; the last meta-batch stays"}
         self.progress = None
         self.restart()
 
