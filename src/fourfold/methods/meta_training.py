@@ -125,8 +125,7 @@ def meta_train(
             for own, best in ((values, best_values), (rates, best_rates)):
                 for name, value in best.items():
                     own[name].copy_(value)
-    told: dict[str, Any] = {"epochs": progress.epochs, "meta_batches": progress.epochs * batches}
-    told["validation"] = progress.scores
+    told = {"epochs": progress.epochs, "meta_batches": progress.epochs * batches, "validation": progress.scores}
     if not experience.episodes.validation:
         told["early_stopping"] = "none: no validation classes, or fewer than a task takes; the last epoch stays"
     run.findings["pretraining"] = told
