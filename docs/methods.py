@@ -9,6 +9,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "methods.md"
 METHODS = ROOT / "conf" / "method"
+TUNED = ROOT / "conf" / "tuned"
 NOT_VALUES = {"defaults", "name", "_target_", "check", "needs", "uses", "offers", "oracle", "search", "limits", "rule"}
 
 
@@ -19,8 +20,9 @@ def text() -> str:
         "",
         "Made by `python docs/methods.py` from `conf/method/` and the docstrings of `src/fourfold/methods/`. *Needs*",
         "are what a setting must grant or a benchmark offer (`python -m fourfold explain method=NAME setting=NAME`",
-        "says whether they do); values that a benchmark and setting want otherwise are in `conf/tuned/`. A bound",
-        "is given all data at once.",
+        "says whether they do). *Values* are the defaults, with where they come from; *tuned values*, those that a",
+        "benchmark and setting have otherwise, are in `conf/tuned/` and apply by themselves (`tuned=off`: not). A",
+        "bound is given all data at once.",
     ]
     for path in sorted(METHODS.glob("[!_]*.yaml")):
         lines += ["", *section(path)]
@@ -45,6 +47,9 @@ def section(path: Path) -> list[str]:
     values = {key: value for key, value in node.items() if key not in NOT_VALUES}
     if values:
         lines += ["", "Values: " + ", ".join(f"`{key}: {shown(value)}`" for key, value in values.items()) + "."]
+        lines += [f"From: {said}" for said in [origin(path)] if said]
+    for source, places in tuned(path.stem).items():
+        lines += ["", f"Tuned values, {source}: {', '.join(places)}."]
     if node.get("search"):
         lines += ["", "`tune=...` tries " + ", ".join(f"`{k}: {shown(v)}`" for k, v in node["search"].items()) + "."]
     return lines
@@ -58,6 +63,29 @@ def composed(path: Path) -> dict[str, object]:
         if isinstance(default, str) and default != "_self_":
             found |= composed(METHODS / f"{default}.yaml")
     return found | {key: value for key, value in own.items() if key != "defaults"}
+
+
+def origin(path: Path) -> str | None:
+    """Where a method's defaults come from: its line ``# Values:``, or that of the method that it begins with."""
+    for line in path.read_text().splitlines():
+        if line.startswith("# Values: "):
+            return line.removeprefix("# Values: ")
+    for default in yaml.safe_load(path.read_text()).get("defaults") or []:
+        if isinstance(default, str) and not default.startswith("_") and (found := origin(METHODS / f"{default}.yaml")):
+            return found
+    return None
+
+
+def tuned(method: str) -> dict[str, list[str]]:
+    """Where its tuned values come from -> the benchmarks and settings that have them."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for path in sorted((TUNED / method).glob("*/*.yaml")):
+        source = path.read_text().splitlines()[1].removeprefix("# ").split("   python run.py")[0].rstrip(".")
+        found.setdefault(source, {}).setdefault(path.parent.name, []).append(path.stem)
+    return {
+        source: [f"{benchmark} ({', '.join(settings)})" for benchmark, settings in places.items()]
+        for source, places in found.items()
+    }
 
 
 def docstring(target: str) -> str | None:

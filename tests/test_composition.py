@@ -176,7 +176,7 @@ def test_lists_of_sizes_and_samples_that_may_change_are_taken() -> None:
 @pytest.mark.parametrize("setting", ["task_incremental", "domain_incremental", "class_incremental"])
 def test_methods_of_the_golden_table_remember_a_hundred_samples_a_class(benchmark: str, setting: str) -> None:
     words = [f"benchmark={benchmark}", f"setting={setting}"]
-    for method in ("replay", "a_gem"):
+    for method in ("replay", "er_ace", "mir", "a_gem"):
         found = compose([*words, f"method={method}"]).method
         assert (found.each, found.memory) == (100, 1000)
     for method in ("der", "der_plus_plus"):  # of ten classes, over the whole stream

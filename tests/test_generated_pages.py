@@ -10,6 +10,7 @@ from fourfold.cli.members import tree_picture
 from fourfold.cli.sources import hydra
 from fourfold.composition import options
 from fourfold.launch import suites
+from fourfold.schema import Method
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -33,6 +34,16 @@ def test_methods_devices_and_the_tree_of_settings_are_up_to_date() -> None:
     assert methods.FILE.read_text() == methods.text(), "run: make docs"
     assert hardware.FILE.read_text() == hardware.page(hardware.FILE.read_text()), "run: make docs"
     assert (PAGE.parent / "images" / "settings.svg").read_text() == tree_picture() + "\n", "run: make docs"
+
+
+def test_every_value_of_a_method_tells_where_it_comes_from() -> None:
+    methods = script("methods")
+    common = set(Method.__dataclass_fields__)
+    for path in methods.METHODS.glob("[!_]*.yaml"):
+        values = set(methods.composed(path)) - methods.NOT_VALUES - common
+        assert not values or methods.origin(path), f"{path.name}: no line '# Values: ...'"
+    places = {place for name in ("replay", "mir") for own in methods.tuned(name).values() for place in own}
+    assert "mnist (class_incremental, domain_incremental, task_incremental)" in places
 
 
 def test_it_lists_every_benchmark_and_every_row_of_milabench(maker) -> None:
