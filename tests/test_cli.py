@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from fourfold.__main__ import main
+from fourfold.cli.members import _derived
+from fourfold.compatibility import unmet
+from learning import catalogue
 from records import make_record, write_sweep
 
 WITHOUT_HEAVY_IMPORTS = """
@@ -154,6 +158,26 @@ def test_tree(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ewc" not in lines[root + 2]  # it needs to be told when a context ends
     assert [line for line in lines if "+ methods:" in line and "ewc" in line]
     assert len([line for line in lines if line.strip() == "multi_task"]) == 2  # below both of its parents
+    assert [line.strip() for line in lines if "- methods:" in line] == ["- methods: execute, rlhf, serving"]
+
+
+def test_the_tree_lists_methods_that_some_benchmark_can_be_used_with() -> None:
+    """Each claim has a cell: a setting of the node, a benchmark and a rule, on a CPU or the largest device."""
+    found, members = _derived(), catalogue()
+    hardware = [members["hardware"][name] for name in ("cpu", "h100")]
+    for node, methods in found.methods.items():
+        settings = [members["setting"][name] for name in node.split(" = ")]
+        for method in methods:
+            cells = product(settings, members["benchmark"].values(), members["method/rule"].values(), hardware)
+            assert any(not unmet([*cell, members["method"][method]]) for cell in cells), (node, method)
+    holding = {
+        name: {node for node, methods in found.methods.items() if name in methods}
+        for name in ("execute", "serving", "joint")
+    }
+    assert holding["execute"] == {"traditional"}
+    assert {node.split(" = ")[0] for node in holding["serving"]} == {"domain_incremental", "traditional"}
+    assert "osaka" in found.methods
+    assert not {"osaka", "continual_meta", "meta_learning"} & holding["joint"]
 
 
 def _node(lines: list[str], name: str) -> int:

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourfold import errors
+from fourfold import errors, experiment
+from fourfold.experience import Experience
 from fourfold.metrics import figures
 from fourfold.record import read, read_series
+from learning import Bench, digits
 
 Run = Callable[..., Any]
 
@@ -77,6 +79,20 @@ def test_hidden_contexts_are_judged_where_they_end_though_the_method_is_not_told
     assert sorted({entry["after"] for entry in record.evaluations}) == [0, 1, 2, 3, 4, 5]
     assert record.measurements["stopped_by"] == "data"
     assert record.measurements["units"] == 1438, "each of digits' training samples once"
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps"), [(12, [5, 10, 15, 20]), (50, [2, 3, 4, 5]), (128, [1, 1, 2, 2]), (300, [1, 1, 1, 1])]
+)
+def test_every_hidden_end_of_a_context_is_judged_whatever_the_batch(batch: int, steps: list[int]) -> None:
+    """Contexts of 60, 58, 61, 59 and 62 samples: after the batch that holds a context's last one."""
+    made = Bench("finetune", "continual", benchmark=digits(batch=batch), setting_values={"class_order": "natural"})
+    found: list[tuple[int, int]] = []
+    at = experiment.hidden_changes(
+        made.stream, made.stream.phases[0], made.run, lambda after: found.append((made.run.meter.steps, after))
+    )
+    made.method.learn(Experience(made.stream, made.stream.phases[0], made.run, at), made.run)
+    assert found == [(step, after) for after, step in enumerate(steps, start=1)]
 
 
 def test_steps_are_shared_by_the_contexts(run: Run) -> None:

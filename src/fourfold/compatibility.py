@@ -29,6 +29,7 @@ FACTS: dict[str, str] = {
     "meta_training": "classes are kept apart for training before the stream",
     "regression": "targets are numbers",
     "all_data": "the data of all contexts at once; granted to bounds (oracle methods) only",
+    "as_it_comes": "the method learns from what comes when it comes; of all methods but bounds",
     "supervised": "samples come with targets",
     "classification": "targets are classes",
     "domains": "the data comes from several domains, told apart",
@@ -66,14 +67,19 @@ class Member:
 
     @classmethod
     def read(cls, axis: str, node: Mapping[str, Any]) -> "Member":
-        """From the member's configuration; a setting's grants and the others' offers are what it gives."""
+        """From the member's configuration; a setting's grants and the others' offers are what it gives.
+
+        Every method but a bound gives ``as_it_comes``, which settings that draw their data as they go need.
+        """
+        oracle = bool(node.get("oracle", False))
+        own = {"as_it_comes"} if axis == "method" and not oracle else set()
         return cls(
             axis=axis,
             name=str(node["name"]),
-            gives=frozenset(node.get("grants") or node.get("offers") or ()),
+            gives=frozenset(node.get("grants") or node.get("offers") or ()) | own,
             needs=frozenset(node.get("needs") or ()),
             uses=frozenset(node.get("uses") or ()),
-            oracle=bool(node.get("oracle", False)),
+            oracle=oracle,
         )
 
 

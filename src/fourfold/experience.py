@@ -1,7 +1,7 @@
 """What a method is handed while it learns: devices, meter, budget, named random streams, and its part of the stream."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ class Experience:
         stream: Stream,
         phase: Phase,
         run: Run,
-        judge_at: dict[int, Callable[[], None]] | None = None,
+        judge_at: Mapping[int, list[Callable[[], None]]] | None = None,
         paced_by: tuple[Phase, ...] | None = None,
     ) -> None:
         self._stream = stream
@@ -166,9 +166,9 @@ class Experience:
             yield step
             run.count.end()
             place.step += 1
-            if place.step in self._judge_at:
+            for judge in self._judge_at.get(place.step, ()):
                 with run.meter.excluded():
-                    self._judge_at[place.step]()
+                    judge()
             run.keeper.between_steps()
         run.meter.stop()
         run.keeper.end_loop()

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,13 +316,20 @@ def learn_and_judge(method: Any, stream: Stream, run: Run, record: Record) -> No
             keeper.go_to(number + 1)
 
 
-def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int, Any]:
-    """In a phase that runs through several contexts in order: the steps after which one is over, all but the last."""
+def hidden_changes(stream: Stream, phase: Any, run: Run, judge: Any) -> dict[int, list[Any]]:
+    """In a phase that runs through several contexts in order: what is to be judged after which step.
+
+    A context, but the last, is judged once all of its samples were learned: after the batch that holds the last one.
+    Batches as large as contexts end several at once.
+    """
     if not phase.ordered or len(phase.contexts) == 1:
         return {}
     ends = np.cumsum([len(stream.contexts[index].train) for index in phase.contexts])[:-1]
     size = run.recipe.batch * run.engine.parts
-    return {int(end) // size: lambda after=number + 1: judge(after) for number, end in enumerate(ends)}
+    found: dict[int, list[Any]] = {}
+    for number, end in enumerate(ends, start=1):
+        found.setdefault(-(-int(end) // size), []).append(partial(judge, number))
+    return found
 
 
 def axes_of(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`list`: the members of each axis, a line each. `tree`: the settings, derived from what they grant."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fourfold import compatibility, composition
@@ -71,7 +72,10 @@ def _derived() -> _Tree:
     with hydra():
         catalogue = composition.catalogue()
     grants = {_label(setting, catalogue["setting"]): setting.gives for setting in catalogue["setting"]}
-    methods = {node: applicable(facts, catalogue) for node, facts in grants.items()}
+    methods = {
+        node: applicable([one for one in catalogue["setting"] if one.gives == facts], catalogue)
+        for node, facts in grants.items()
+    }
     return _Tree(compatibility.parents(catalogue["setting"]), grants, methods, set())
 
 
@@ -92,6 +96,9 @@ def _node_lines(node: str, above: str | None, indent: str, tree: _Tree) -> Itera
     new = [method for method in tree.methods[node] if method not in known_methods]
     if new:
         yield f"{indent}  + methods: {', '.join(new)}"
+    lost = [method for method in known_methods if method not in tree.methods[node]]
+    if lost:  # no benchmark that the setting can use is one for them
+        yield f"{indent}  - methods: {', '.join(lost)}"
     if node in tree.shown:
         return  # it has several parents; what is below it was shown below the first
     tree.shown.add(node)
@@ -99,17 +106,22 @@ def _node_lines(node: str, above: str | None, indent: str, tree: _Tree) -> Itera
         yield from _node_lines(child, node, indent + "    ", tree)
 
 
-def applicable(grants: frozenset[str], catalogue: dict[str, list[Member]]) -> list[str]:
-    """The methods whose needs are met under these grants on some benchmark, hardware and rule."""
-    elsewhere = frozenset().union(
-        *(member.gives for axis in ("benchmark", "hardware", RULE) for member in catalogue[axis])
+def applicable(settings: list[Member], catalogue: Mapping[str, list[Member]]) -> list[str]:
+    """The methods that work in one of these settings on some benchmark, hardware and rule together."""
+    places = itertools.product(
+        _kinds(settings), _kinds(catalogue["benchmark"]), _kinds(catalogue["hardware"]), _kinds(catalogue[RULE])
     )
-    found = []
-    for method in catalogue["method"]:
-        given = grants | elsewhere | method.gives | (frozenset({"all_data"}) if method.oracle else frozenset())
-        if all(compatibility.met(need, given) for need in method.needs):
-            found.append(method.name)
-    return found
+    every = list(places)
+    return [
+        method.name
+        for method in catalogue["method"]
+        if any(not compatibility.unmet([*members, method]) for members in every)
+    ]
+
+
+def _kinds(members: Iterable[Member]) -> list[Member]:
+    """One of all those with the same facts."""
+    return list({(member.gives, member.needs): member for member in members}.values())
 
 
 def _label(setting: Member, settings: Iterable[Member]) -> str:

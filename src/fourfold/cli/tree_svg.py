@@ -58,7 +58,9 @@ def _lines(
     found = [("name", part) for part in textwrap.wrap(node, WRAP - 6)]
     found += [("fact", part) for part in textwrap.wrap(f"+ {facts}", WRAP)]
     new = [name for name in methods[node] if name not in before]
-    return found + [("method", part) for part in textwrap.wrap(", ".join(new), WRAP)]
+    found += [("method", part) for part in textwrap.wrap(", ".join(new), WRAP)]
+    lost = sorted(before - set(methods[node]))
+    return found + [("method", part) for part in textwrap.wrap(f"not {', '.join(lost)}" if lost else "", WRAP)]
 
 
 def _box(x: int, y: int, lines: list[tuple[str, str]]) -> list[str]:

@@ -32,11 +32,6 @@ def check(cell: Mapping[str, Any]) -> None:
         )
     if cell["until"]["rule"] == "epochs" or cell["until"]["epochs"] is not None:
         raise Refused(f"until=epochs: setting {setting['name']} draws its stream as it goes; until.steps=N ends it")
-    if cell["method"]["oracle"]:
-        raise Refused(
-            f"method={cell['method']['name']}: it is given all data at once, which setting {setting['name']} "
-            "never has: it draws its data as it goes"
-        )
 
 
 def check_sequence(cell: Mapping[str, Any]) -> None:
