@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fourfold.errors import Refused
+from fourfold.methods.columns import Progressive
 from fourfold.methods.gates import Gate, gated, weighted_layers
 from learning import Bench, digits, same
 
@@ -75,6 +76,21 @@ def test_hat_forgets_nothing_where_normalisations_keep_running_statistics() -> N
 def test_a_network_that_is_no_sequence_is_refused(method: str) -> None:
     with pytest.raises(Refused, match=r"which Residual is not: choose benchmark/model=mlp, conv, conv4, lenet"):
         Bench(method, "task_incremental", benchmark=digits(model="residual"))
+
+
+@pytest.mark.parametrize(("method", "what"), [("hat", "gates"), ("xdg", "gates"), ("pnn", "adapts")])
+def test_a_network_without_hidden_layers_is_refused(method: str, what: str) -> None:
+    with pytest.raises(Refused, match=f"this method {what} hidden .*, and the network has none; choose a model with"):
+        Bench(method, "task_incremental", benchmark=digits(model="linear"))
+
+
+def test_running_statistics_of_earlier_columns_stay() -> None:
+    columns = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(3)]
+    network = Progressive(columns).train()
+    network.task = torch.ones(8, dtype=torch.long)
+    network(torch.randn(8, 3))
+    moved = [bool((column[1].running_mean != 0).any()) for column in columns]
+    assert moved == [False, True, False]
 
 
 def test_layers_that_mix_units_cannot_be_gated() -> None:

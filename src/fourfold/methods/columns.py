@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.benchmarks.interface import Benchmark, Term
+from fourfold.errors import Refused
 from fourfold.methods.finetune import Finetune
 from fourfold.methods.gates import WEIGHTED, leaves, weighted_layers
 from fourfold.randomness import seed_of
@@ -53,11 +54,17 @@ class Progressive(Columns):
             for depth, layer in enumerate(weighted_layers(column)):
                 for other in range(number if depth else 0):
                     self.adapters[f"{number}_{depth}_{other}"] = _adapter(layer)
+        if len(columns) > 1 and not self.adapters:
+            raise Refused(
+                "this method adapts hidden layers, and the network has none; choose a model with a hidden layer"
+            )
 
     def through(self, number: int, inputs: Tensor) -> Tensor:
+        self.columns[number].train(self.training)
         with torch.no_grad():
             earlier: list[list[Tensor]] = []
             for other in range(number):
+                self.columns[other].eval()  # what it normalises by stays as it was learned
                 earlier.append(self._column(other, inputs, earlier)[1])
         return self._column(number, inputs, earlier)[0]
 

@@ -63,7 +63,10 @@ def gated(network: nn.Module) -> tuple[nn.Sequential, list[Any]]:
     Raises Refused for layers that mix units in another way, as layer normalisation does: a closed unit would be felt.
     """
     layers = leaves(network)
-    last = weighted_layers(network)[-1]
+    weighted = weighted_layers(network)
+    if len(weighted) < 2:
+        raise Refused("this method gates hidden units, and the network has none; choose a model with a hidden layer")
+    last = weighted[-1]
     found: list[nn.Module] = []
     gates: list[Any] = []
     waiting = 0  # units of a layer whose gate is still to come
