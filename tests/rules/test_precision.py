@@ -9,6 +9,7 @@ from bench import LOSS_OF, gradients_of, pictures
 from torch import nn
 
 from fourfold.benchmarks.layered import lenet, simple_vgg
+from fourfold.errors import Refused
 from fourfold.hardware.device import acquire
 from fourfold.hardware.engine import Engine
 from fourfold.measure.meter import Meter
@@ -109,3 +110,10 @@ def test_errors_below_what_16_bits_hold_still_teach() -> None:
     for name, one in alignments(found, exact).items():
         assert float(one.angle) < 5, name
         assert float(one.ratio) == pytest.approx(1e-8 * 65536, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["dtp", "fast_dtp", "drl", "ddtp_linear", "pepita"])
+def test_weights_in_16_bits_are_refused_where_small_differences_count(name: str) -> None:
+    made_with = Engine(acquire(member("hardware/cpu")), "bf16", "auto", weights="bf16")
+    with pytest.raises(Refused, match=r"^rule \w+ learns from small differences, .* weights_precision=bf16 goes"):
+        prepared(name, small().bfloat16(), made_with)

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourfold.hardware.engine import Engine
 from fourfold.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from fourfold.rules.jacobian_matching import normal_like
-from fourfold.rules.layers import random_stream
+from fourfold.rules.layers import random_stream, with_32_bit_weights
 from fourfold.rules.tape import frozen_statistics
 
 
@@ -30,6 +30,10 @@ class DDTPLinear(DirectFeedbackAlignment):
         self.decay = decay
         self.steps = 0
         self.optimizers: dict[str, torch.optim.Adam] = {}
+
+    def prepare(self, network: nn.Module) -> None:
+        with_32_bit_weights(self.engine, self.name)
+        super().prepare(network)
 
     @torch.no_grad()
     def train_feedback(self, hidden: list[Tensor], outputs: Tensor) -> None:

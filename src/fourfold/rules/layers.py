@@ -76,6 +76,15 @@ def on_one_device(engine: Engine, rule: str) -> None:
         raise Refused(f"rule {rule} trains on one device; several need rule backprop")
 
 
+def with_32_bit_weights(engine: Engine, rule: str) -> None:
+    """Raises Refused where weights are held in 16 bits, for a rule that learns from small differences."""
+    if engine.weights != "fp32":
+        raise Refused(
+            f"rule {rule} learns from small differences, which 16 bits round away; weights_precision={engine.weights} "
+            "goes with others, and precision=bf16 with this one"
+        )
+
+
 def random_stream(device: torch.device | str, *names: str | int) -> torch.Generator:
     """A generator named within this cell: the seed that the cell gave to torch, and the names, decide its numbers."""
     seed = randomness.seed_of(torch.initial_seed(), "rule", *names)

@@ -12,7 +12,7 @@ from fourfold.errors import Refused
 from fourfold.hardware.engine import Engine
 from fourfold.rules.feedback import FeedbackBlock, weight_gradient
 from fourfold.rules.interface import Rule
-from fourfold.rules.layers import LinearMap, blocks_of, grown, on_one_device, random_stream
+from fourfold.rules.layers import LinearMap, blocks_of, grown, on_one_device, random_stream, with_32_bit_weights
 from fourfold.rules.tape import ACTIVATIONS, NORMS, Tape, record
 
 
@@ -33,6 +33,7 @@ class Pepita(Rule):
 
     def prepare(self, network: nn.Module) -> None:
         on_one_device(self.engine, self.name)
+        with_32_bit_weights(self.engine, self.name)
         self.blocks = blocks_of(network, self.name)
         for number, block in enumerate(self.blocks, 1):
             plain = FeedbackBlock(block, number, "gated", False, "symmetric").plain

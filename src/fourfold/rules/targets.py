@@ -13,7 +13,7 @@ from fourfold.errors import Refused
 from fourfold.hardware.engine import Engine
 from fourfold.rules.feedback import FeedbackBlock
 from fourfold.rules.interface import Rule
-from fourfold.rules.layers import blocks_of, on_one_device, random_stream
+from fourfold.rules.layers import blocks_of, on_one_device, random_stream, with_32_bit_weights
 from fourfold.rules.tape import Tape, record
 
 
@@ -59,6 +59,7 @@ class TargetRule(Rule):
 
     def prepare(self, network: nn.Module) -> None:
         on_one_device(self.engine, self.name)
+        with_32_bit_weights(self.engine, self.name)
         self.blocks = blocks_of(network, self.name)
         self.feedback: dict[int, FeedbackBlock] = {
             n: FeedbackBlock(self.blocks[n], n + 1, self.inversion, self.biases, self.start) for n in self.trained()
