@@ -83,7 +83,7 @@ def _of_arrays(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             images: np.ndarray = content["images"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise Unavailable(f"{path}: not a readable file of images ({type(error).__name__})") from error
     return images
 
@@ -102,6 +102,6 @@ def _resized(path: Path, picture: Any, side: int) -> Tensor:
             with Image.open(io.BytesIO(array.tobytes()), formats=["PNG"]) as encoded:
                 opened = Image.fromarray(np.asarray(encoded.convert("RGB"))[:, :, ::-1].copy())
         resized = opened.resize((side, side), Image.Resampling.BOX)
-    except (OSError, ValueError, TypeError, SyntaxError) as error:
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unavailable(f"{path}: a picture in it is damaged ({error})") from error
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
