@@ -16,7 +16,7 @@ SETTINGS = ("class_incremental", "task_incremental", "domain_incremental")
 # One rule of each way to take a loss, with all methods; the others with a few methods that ask for more than a step.
 EACH_WAY = ["direct_feedback_alignment", "dtp", "pepita", "forward_forward"]
 OTHERS = ["feedback_alignment", "sign_symmetry", "kolen_pollack", "fast_dtp", "drl", "ddtp_linear", "parallel_dtp"]
-FEW = ["gem", "a_gem", "si", "packnet", "hat"]
+FEW = ["gem", "a_gem", "si", "packnet", "hat", "lfl", "bi_r"]
 # Refused as the cell begins, by the network that the method builds: gates, adapters and columns are no layers that the
 # feedback of these rules knows.
 COLUMNS, GATED = ("pnn", "separate_networks"), ("hat", "xdg", "lora")

@@ -83,3 +83,14 @@ def test_feedback_learns_by_sgd_with_momentum_where_asked(name: str) -> None:
     made.gradients(net, x, y, LOSS_OF)
     for value, wanted in zip(own.parameters, expected, strict=True):
         torch.testing.assert_close(value, wanted)
+
+
+def test_the_papers_cells_have_the_time_that_they_took() -> None:
+    """Specification, section 3.2: 560 minutes for dtp on SimpleVGG; 90 hours asked for ImageNet-32."""
+    suite = yaml.safe_load((config_directory() / "suite" / "dtp_paper.yaml").read_text())
+    for row, hours in (("cifar10_simple_vgg", 560 / 60), ("imagenet32_simple_vgg", 90)):
+        words = [*suite["overrides"], *suite["rows"][row]["overrides"]]
+        asked = dict(word.split("=", 1) for word in words)  # the later word counts
+        seconds = float(asked["timeout"])
+        assert seconds > 1.1 * 3600 * hours
+        assert 60 * float(asked["hardware.launcher.timeout_min"]) > seconds
