@@ -249,3 +249,13 @@ def test_arithmetic_in_multiples_of_backprop() -> None:
     assert step_cost(of_lenet, [41, 51, 24], a) == pytest.approx(103.7, abs=0.1)
     assert step_cost(of_vgg, [20, 30, 35, 55, 20], b) == pytest.approx(36.5, abs=0.1)
     assert step_cost(of_lenet, [41, 51, 24], b) == pytest.approx(52.7, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["dtp", "target_propagation", "vanilla_dtp"])
+def test_a_loss_of_two_means_nudges_mirror_feedback_by_twice_beta(name: str) -> None:
+    """As that of replay with ``weighting: sum``: documented, since the published beta is that of one mean."""
+    net, (x, y) = two_layers(), batch()
+    twice = gradients_of(rule(name, net, iterations=0, beta=0.5), net, x, y, lambda o, t: 2 * LOSS_OF(o, t))
+    once = gradients_of(rule(name, net, iterations=0, beta=1.0), net, x, y, LOSS_OF)
+    torch.testing.assert_close(twice["2.weight"], 2 * once["2.weight"])
+    torch.testing.assert_close(twice["0.weight"], 2 * once["0.weight"])
