@@ -59,6 +59,13 @@ WRONG = {
         "method avalanche drives its own loop",
         "setting.protocol=[matrix]",
     ],
+    **{
+        f"setting=task_incremental benchmark/model={model} method={method}": [
+            f"method {method} needs a plain sequence of layers",
+            "benchmark/model=mlp, conv, conv4, lenet or simple_vgg",
+        ]
+        for method, model in (("hat", "resnet18"), ("xdg", "resnet34"), ("pnn", "resnet18"))
+    },
     "method=mir method.candidates=1": ["method.candidates=1", "between 2"],
     **{
         f"method={method} method.{key}": [

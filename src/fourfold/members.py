@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from fourfold import schema
 from fourfold.errors import Refused, Unavailable
 
-NOT_PARAMETERS = ("limits", "_target_", "sizes", "check", "pretrained")
+NOT_PARAMETERS = ("limits", "_target_", "sizes", "check", "pretrained", "branches")
 
 
 def target(node: Mapping[str, Any]) -> Any:

@@ -194,7 +194,7 @@ def _parameters(node: Mapping[str, Any] | None, recipe: Mapping[str, Any], size:
     """A member's own parameters: what is written, else its size's values (if one was chosen), else the recipe's."""
     node = dict(node or {})
     sizes = node.pop("sizes", None) or {}
-    for key in ("limits", "classes", "pretrained"):
+    for key in ("limits", "classes", "pretrained", "branches"):
         node.pop(key, None)
     fallback = {**recipe, **(sizes.get(size) or {})} if size else dict(recipe)
     unknown = set(fallback) - set(node)

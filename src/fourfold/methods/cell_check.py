@@ -5,6 +5,8 @@ from typing import Any
 
 from fourfold.errors import Refused
 
+SEQUENCES = "benchmark/model=mlp, conv, conv4, lenet or simple_vgg"  # and whatever else is no more than that
+
 
 def inputs_from_0_to_1(cell: Mapping[str, Any]) -> None:
     """Raises Refused where values of the data take its inputs out of [0, 1], in which the method draws them."""
@@ -26,4 +28,15 @@ def samples_as_they_are(cell: Mapping[str, Any]) -> None:
         raise Refused(
             f"benchmark/augmentation={name}: method {cell['method']['name']} tells samples held out by their pixels, "
             f"which it changes; choose benchmark/augmentation=none or method.held_out=0 (now {held_out})"
+        )
+
+
+def plain_sequence(cell: Mapping[str, Any]) -> None:
+    """Raises Refused where the model tells of connections around its layers."""
+    model = cell["benchmark"]["model"] or {}
+    if model.get("branches"):
+        name = str(model["_target_"]).rpartition(".")[2]
+        raise Refused(
+            f"method {cell['method']['name']} needs a plain sequence of layers, and {name} has other connections: "
+            f"choose {SEQUENCES}"
         )

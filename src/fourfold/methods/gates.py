@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fourfold.benchmarks.interface import Benchmark, LossOf, Term
 from fourfold.errors import Refused
 from fourfold.experience import Experience, Run
+from fourfold.methods.cell_check import SEQUENCES
 from fourfold.methods.finetune import Finetune, masked
 from fourfold.settings.stream import Observation, View
 
@@ -46,8 +47,7 @@ def leaves(network: nn.Module) -> list[Any]:
             layers.append(part)
         else:
             raise Refused(
-                f"this method needs a plain sequence of layers, which {type(part).__name__} is not: choose "
-                "benchmark/model=mlp, conv, conv4, lenet or simple_vgg"
+                f"this method needs a plain sequence of layers, which {type(part).__name__} is not: choose {SEQUENCES}"
             )
     return layers
 
