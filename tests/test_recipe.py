@@ -44,8 +44,14 @@ def test_a_rate_that_falls_needs_to_know_when_it_has_fallen() -> None:
     with pytest.raises(Refused, match=r"optimizer.schedule=cosine: until=budget has no known end; optimizer.schedule_"):
         recipe(*words)
     assert recipe(*words, "optimizer.schedule_epochs=3").optimizer["schedule_epochs"] == 3
-    with pytest.raises(Refused, match=r"optimizer.schedule=cosin: choose one of constant, cosine; did you mean cosine"):
+    with pytest.raises(
+        Refused, match=r"optimizer.schedule=cosin: choose one of constant, cosine, step; did you mean cosine"
+    ):
         recipe("benchmark=digits", "optimizer.schedule=cosin")
+    with pytest.raises(
+        Refused, match=r"^optimizer.schedule=step: after how many passes the rate falls, says optimizer"
+    ):
+        recipe("benchmark=digits", "optimizer.schedule=step")
 
 
 @pytest.mark.parametrize(

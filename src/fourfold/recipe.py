@@ -180,6 +180,8 @@ def _until(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any
 
 def _optimizer(asked: Mapping[str, Any], recipe: Mapping[str, Any], rule: str) -> dict[str, Any]:
     chosen = dict(asked)
+    if chosen["schedule"] == "step" and chosen["schedule_epochs"] is None:
+        raise Refused("optimizer.schedule=step: after how many passes the rate falls, says optimizer.schedule_epochs=")
     if chosen["schedule"] != "constant" and chosen["schedule_epochs"] is None and rule not in ("steps", "epochs"):
         raise Refused(
             f"optimizer.schedule={chosen['schedule']}: until={rule} has no known end; optimizer.schedule_epochs= says "

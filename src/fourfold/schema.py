@@ -284,7 +284,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "progress": ("auto", "on", "off"),
     "until.rule": ("default", "steps", "epochs", "steady", "budget"),
     "optimizer.name": ("default", "sgd", "adam", "adamw"),
-    "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.schedule": ("constant", "cosine", "step"),
     "scale.name": ("auto", "full", "smoke"),
     "measure.flops": ("auto", "on", "off"),
     "tune.sampler": ("grid", "tpe"),

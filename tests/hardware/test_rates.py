@@ -27,6 +27,16 @@ def test_a_cosine_is_that_of_torch() -> None:
         reference.step()
 
 
+def test_steps_are_those_of_torch() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    reference = torch.optim.lr_scheduler.StepLR(optimizer, 30, 0.1)
+    recipe = {**COSINE, "schedule": "step", "learning_rate": 0.01, "schedule_epochs": 30.0}
+    for epoch in range(90):
+        assert scheduled_rate(recipe, epoch, 90.0) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        reference.step()
+
+
 class Falling(Bench):
     """Notes the rate of each step."""
 
