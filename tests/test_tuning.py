@@ -1,16 +1,23 @@
 """Choosing values: by which protocol, over which space, and recorded as such."""
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from fourfold import tuning
-from fourfold.composition import compose, plain
+from fourfold.composition import compose, config_directory, plain
 from fourfold.errors import Failed, NotApplicable, Unavailable
+from fourfold.experiment import run_cell
+from fourfold.metrics import evaluation_figures, figures
+from fourfold.metrics.directions import directions
 from fourfold.settings.stream import first_contexts
-from learning import make_stream
+from learning import make_stream, member, names
+from records import evaluations, make_record
 
 WORDS = ("benchmark=digits", "setting=class_incremental", "until.steps=20")
 
@@ -105,6 +112,8 @@ def test_nothing_is_chosen_where_every_trial_broke() -> None:
         (("method=mas", "tune=first_k_tasks", "tune.trials=0"), "tune.trials=0"),
         (("method=mas", "tune=guess"), "tune"),
         (("method=mas", "tune=oracle", "tune.sampler=tpee"), "tune.sampler=tpee"),
+        (("method=mas", "tune=oracle", "tune.figure=averge_accuracy"), "did you mean average_accuracy"),
+        (("method=mas", "tune=oracle", "tune.figure=step_seconds"), "tune.figure=step_seconds"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(words: tuple[str, ...], message: str) -> None:
@@ -145,3 +154,95 @@ def test_a_cell_tunes_itself_and_its_record_says_so(run: Any) -> None:
     assert report["seconds"] > 0
     plainly = run(*WORDS, "batch=16", "method=mas", f"method.strength={report['chosen']['strength']}")
     assert [e["value"] for e in plainly.evaluations] == [e["value"] for e in record.evaluations]
+
+
+def test_the_direction_is_that_of_the_figure() -> None:
+    scores = {1.0: 0.5, 2.0: 0.1, 3.0: 0.9}
+    for figure, best in (("forgetting_max", 2.0), ("average_perplexity", 2.0), ("bwt_gem", 3.0), ("null", 3.0)):
+        for sampler in ("grid", "tpe") if find_spec("optuna") else ("grid",):
+            words = ("method=mas", "tune=oracle", f"tune.figure={figure}", f"tune.sampler={sampler}", "tune.trials=20")
+            given = cell(*words, "method.search={strength:[1.0,2.0,3.0]}")
+            found, report = tuning.chosen(given, lambda tried, contexts: scores[tried["method"]["strength"]])
+            assert found["method"]["strength"] == best, (figure, sampler)
+            assert report["figure"] == ("average_accuracy" if figure == "null" else figure)
+
+
+@pytest.mark.parametrize(
+    ("words", "figure"),
+    [
+        (("benchmark=digits", "setting=class_incremental"), "average_accuracy"),
+        (("benchmark=text_domains", "setting=domain_incremental"), "average_perplexity"),
+        (("benchmark=digits", "setting=osaka"), "cumulative_accuracy"),
+        (("benchmark=harmonics", "setting=osaka"), "cumulative_squared_error"),
+    ],
+)
+def test_the_figure_is_the_benchmarks_own(words: tuple[str, ...], figure: str) -> None:
+    found = plain(compose([*words, "method=finetune"]))
+    assert tuning.figure_of(found) == figure
+    assert figure in directions()
+
+
+def test_every_figure_of_a_record_that_can_be_chosen_by_has_a_direction() -> None:
+    """Of what is evaluated all but the value before any learning; of the others none that has no better or worse."""
+    found = figures(make_record(evaluations=evaluations([[0.1, 0.2], [0.9, 0.1], [0.7, 0.8]])))
+    judged = set(evaluation_figures(make_record(evaluations=evaluations([[0.1, 0.2], [0.9, 0.1], [0.7, 0.8]]))))
+    assert {name for name in judged & set(found) if not name.startswith("untrained")} <= directions().keys()
+    assert directions()["forgetting_last_nats"] == directions()["average_perplexity"] == -1
+    assert directions()["bwt_gem_nats"] == 1
+
+
+def test_a_text_cell_is_tuned_to_the_least_perplexity(tmp_path: Path) -> None:
+    given = plain(
+        compose(
+            [
+                *("benchmark=text_domains", "benchmark.data.megabytes=0.01", "setting=domain_incremental"),
+                *("setting.contexts=2", "benchmark.data.domains=2", "method=si", "tune=first_k_tasks"),
+                *("tune.contexts=1", "until.steps=15", "progress=off"),
+            ]
+        )
+    )
+    given["method"]["search"] = {"optimizer.learning_rate": [0.0, 0.003]}
+    record = run_cell(given, tmp_path, [])
+    assert record.state == "done", record.message
+    assert record.tuning["figure"] == "average_perplexity"
+    worse, better = (trial["score"] for trial in record.tuning["trials"])
+    assert better < worse
+    assert record.tuning["chosen"] == {"optimizer.learning_rate": 0.003}
+
+
+def test_an_interrupted_search_goes_on_with_the_next_trial(tmp_path: Path) -> None:
+    given = cell("method=mas", "tune=oracle", "method.search={strength:[1.0,2.0,3.0]}")
+    asked: list[float] = []
+
+    def score(tried: Any, contexts: int | None) -> float | None:
+        if len(asked) == 2:
+            asked.append(0.0)
+            raise KeyboardInterrupt
+        asked.append(tried["method"]["strength"])
+        return {1.0: None, 2.0: 0.9, 3.0: 0.5}[asked[-1]]
+
+    kept = tmp_path / "trials.json"
+    with pytest.raises(KeyboardInterrupt):
+        tuning.chosen(given, score, kept)
+    found, report = tuning.chosen(given, score, kept)
+    assert asked == [1.0, 2.0, 0.0, 3.0]
+    assert found["method"]["strength"] == 2.0
+    assert [trial["score"] for trial in report["trials"]] == [None, 0.9, 0.5]
+
+
+@pytest.mark.parametrize("method", [name for name in names("method") if member(f"method/{name}")["search"]])
+def test_a_search_space_holds_values_that_the_method_can_have(method: str) -> None:
+    """The type of the default and its limits; no more combinations than are tried; and the tuned values."""
+    node = member(f"method/{method}")
+    assert len(tuning.combinations(node["search"], 10**6, 0)) <= 8 or method == "self_supervised"
+    for key, values in node["search"].items():
+        for value in values if "." not in key else ():
+            allowed = node["limits"].get(key)
+            assert type(value) is type(node[key])
+            assert allowed is None or (
+                value in allowed if isinstance(value, str) else allowed[0] <= value <= allowed[1]
+            )
+    for path in (config_directory() / "tuned" / method).rglob("*.yaml"):
+        stated = (yaml.safe_load(path.read_text()) or {}).get("method") or {}
+        if method in ("ewc", "si"):
+            assert stated["strength"] in node["search"]["strength"], path

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a launcher discards checkpoints, and does without torch
 
 FORMAT = 1  # to be raised when a checkpoint's content, or what the code makes of it, changes
 NEWEST, BEFORE, ASIDE = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.set-aside.pt"
+TRIALS = "trials"  # what the names of files of finished trials begin with; the cell's hash follows
 
 
 class Unusable(Exception):
@@ -107,6 +108,8 @@ def discard(folder: Path) -> None:
     for place in (folder, *folder.glob("rank[0-9]*")):
         for name in (NEWEST, BEFORE, ASIDE):
             (place / name).unlink(missing_ok=True)
+    for path in folder.glob(f"{TRIALS}.*.json"):
+        path.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from fourfold import checkpoint, compatibility, ranks, room, tracing, trials, tu
 from fourfold.benchmarks import interface as benchmarks
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.benchmarks.models import parameter_count
-from fourfold.composition import cell_name
+from fourfold.composition import cell_hash, cell_name
 from fourfold.environment import environment
 from fourfold.errors import DONE, FAILED, INTERRUPTED, BatchTooLarge, Failed, FourfoldError, Refused
 from fourfold.experience import NAN_REMEDY, Experience, Run
@@ -59,7 +59,7 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     series: dict[str, np.ndarray] = {}
     try:
         if cell["tune"]["protocol"] != "off":
-            cell = tuned(cell, record)
+            cell = tuned(cell, folder, record)
         whole_life(cell, folder, record, series)
         record.state = DONE
     except FourfoldError as error:
@@ -81,17 +81,23 @@ def run_cell(cell: Mapping[str, Any], folder: Path, overrides: list[str]) -> Rec
     if rank() == 0:
         record.write(folder, series)
         alone = ranks_started() == 1  # what looks like a bug may be another rank's death
-        if record.state == DONE or record.reason == "nan" or (record.reason == "bug" and alone):  # no help in going on
+        if (
+            record.state == DONE or record.reason in ("nan", "tuning") or (record.reason == "bug" and alone)
+        ):  # no help in going on
             checkpoint.discard(folder)
     if record.traceback:
         log.info("%s", record.traceback)  # to the cell's own log; the message says enough on a terminal
     return record
 
 
-def tuned(cell: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
-    """The cell with the values that its tuning protocol chooses; the record says how, and holds them from now on."""
+def tuned(cell: Mapping[str, Any], folder: Path, record: Record) -> Mapping[str, Any]:
+    """The cell with the values that its tuning protocol chooses; the record says how, and holds them from now on.
+
+    Trials that an earlier life of the same cell has finished are not run again, but where several processes learn it.
+    """
     begun = time.perf_counter()
-    found, record.tuning = tuning.chosen(cell, trial)
+    kept = folder / f"{checkpoint.TRIALS}.{cell_hash(cell)}.json" if ranks_started() == 1 else None
+    found, record.tuning = tuning.chosen(cell, trial, kept)
     record.config, record.tuning["seconds"] = dict(found), time.perf_counter() - begun
     return found
 
@@ -105,7 +111,8 @@ def trial(cell: Mapping[str, Any], contexts: int | None) -> float | None:
         learn_and_judge(method, stream, run, record)
     except Failed:
         return None  # a loss that is not finite: these values are no good
-    return figures(record).get(cell["tune"]["figure"])
+    record.measurements = {"contexts": stream.describe(), "score": benchmark.score_name}
+    return figures(record, run.meter.series()).get(cell["tune"]["figure"])
 
 
 def whole_life(cell: Mapping[str, Any], folder: Path, record: Record, series: dict[str, np.ndarray]) -> None:

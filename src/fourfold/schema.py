@@ -178,7 +178,7 @@ class Tune:
     contexts: int | None
     trials: int
     sampler: str
-    figure: str
+    figure: str | None
 
 
 @dataclass

@@ -7,23 +7,30 @@ is ``method.search``: each key a value of the method, or a dotted key of the cel
 
 import copy
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fourfold.benchmarks.libraries import library
 from fourfold.errors import Failed, Refused, nearest
+from fourfold.members import target
+from fourfold.record import replacing
 
 # (cell with the values of a trial, contexts of the stream or None for all) -> its figure; None if it broke
 Score = Callable[[Mapping[str, Any], int | None], float | None]
 
 
 def check(cell: Mapping[str, Any]) -> None:
-    """Raises Refused if there is nothing to search, a key that the cell does not have, or too many contexts."""
+    """Raises Refused if there is nothing to search, a key that the cell does not have, too many contexts, or no such
+    figure to choose by."""
     tune, method = cell["tune"], cell["method"]
     if tune["protocol"] == "off":
         return
+    if tune["figure"] is not None:
+        direction_of(tune["figure"])
     if not method["search"]:
         raise Refused(f"tune={tune['protocol']}: method {method['name']} has no search space (method.search)")
     for key, values in method["search"].items():
@@ -38,33 +45,91 @@ def check(cell: Mapping[str, Any]) -> None:
         raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
 
 
+def direction_of(figure: str) -> int:
+    """1 where more of a figure is better, -1 where less is. Raises Refused for what is no figure to choose by."""
+    from fourfold.metrics.directions import directions
+
+    known = directions()
+    if figure not in known:
+        raise Refused(
+            f"tune.figure={figure}: no figure to choose values by{nearest(figure, known)}; null takes the benchmark's "
+            "own, others are average_accuracy, forgetting_max, online_accuracy, average_perplexity (docs/metrics.md)"
+        )
+    return known[figure]
+
+
+def figure_of(cell: Mapping[str, Any]) -> str:
+    """The figure that a cell's values are chosen by: the one asked for, else the benchmark's own at the end of the
+    stream; over the predictions before each label where a setting judges by these alone."""
+    asked = cell["tune"]["figure"]
+    if asked is not None:
+        return str(asked)
+    benchmark = target(cell["benchmark"])
+    if "matrix" in cell["setting"]["protocol"]:
+        return f"average_{getattr(benchmark, 'metric_name', 'accuracy')}"
+    return f"cumulative_{getattr(benchmark, 'score_name', 'accuracy').replace(' ', '_')}"
+
+
 def require(cell: Mapping[str, Any]) -> None:
     """Raises Unavailable if the library of a cell's sampler is not here."""
     if cell["tune"]["protocol"] != "off" and cell["tune"]["sampler"] == "tpe":
         library("optuna", "tuning")
 
 
-def chosen(cell: Mapping[str, Any], score: Score) -> tuple[dict[str, Any], dict[str, Any]]:
+def chosen(cell: Mapping[str, Any], score: Score, kept: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The cell with the best values of its search space, and how they were found (as recorded).
 
-    Of equally good ones the first in the space's order wins. Raises Failed if every trial broke.
+    ``kept``: where finished trials are written, so that a cell that was interrupted goes on with the next one. Of
+    equally good values the first in the space's order win. Raises Failed if every trial broke.
     """
-    tune = cell["tune"]
+    figure = figure_of(cell)
+    tune = {**cell["tune"], "figure": figure}
+    sign = direction_of(figure)
+    done = Finished(kept)
 
     def tried(values: Mapping[str, Any]) -> float | None:
-        made = with_values(cell, values)
-        made["evaluate_on"] = "test" if tune["protocol"] == "oracle" else "validation"
-        return score(made, tune["contexts"])
+        if values not in done:
+            made = with_values(cell, {**values, "tune.figure": figure})
+            made["evaluate_on"] = "test" if tune["protocol"] == "oracle" else "validation"
+            done.add(values, score(made, tune["contexts"]))
+        return done.score(values)
 
-    search = {"grid": on_a_grid, "tpe": by_optuna}[tune["sampler"]]
-    trials = search(cell["method"]["search"], tune["trials"], cell["seed"], tried)
+    search, most, seed = cell["method"]["search"], tune["trials"], cell["seed"]
+    if tune["sampler"] == "tpe":
+        trials = by_optuna(search, most, seed, tried, "maximize" if sign > 0 else "minimize")
+    else:
+        trials = on_a_grid(search, most, seed, tried)
     finite = [trial for trial in trials if trial["score"] is not None and math.isfinite(trial["score"])]
     if not finite:
         raise Failed(
-            f"tune={tune['protocol']}: none of the {len(trials)} trials gave a {tune['figure']}", reason="tuning"
+            f"tune={tune['protocol']}: none of the {len(trials)} trials gave a figure {figure}", reason="tuning"
         )
-    best = max(finite, key=lambda trial: trial["score"])["values"]
+    best = max(finite, key=lambda trial: sign * trial["score"])["values"]
     return with_values(cell, best), {**tune, "trials": trials, "chosen": best}
+
+
+class Finished:
+    """The scores of trials that are done, each written down as it ends; none of an earlier life without a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        try:
+            self.trials: Trials = json.loads(path.read_text()) if path else []
+        except (OSError, ValueError):
+            self.trials = []
+
+    def __contains__(self, values: Mapping[str, Any]) -> bool:
+        return any(trial["values"] == values for trial in self.trials)
+
+    def score(self, values: Mapping[str, Any]) -> float | None:
+        return next(trial["score"] for trial in self.trials if trial["values"] == values)
+
+    def add(self, values: Mapping[str, Any], score: float | None) -> None:
+        self.trials.append({"values": dict(values), "score": score})
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as file:
+                file.write(json.dumps(self.trials).encode())
 
 
 Trials = list[dict[str, Any]]  # {values, score} of each, in order
@@ -76,7 +141,9 @@ def on_a_grid(search: Mapping[str, list[Any]], most: int, seed: int, tried: Trie
     return [{"values": values, "score": tried(values)} for values in combinations(search, most, seed)]
 
 
-def by_optuna(search: Mapping[str, list[Any]], most: int, seed: int, tried: Tried) -> Trials:
+def by_optuna(
+    search: Mapping[str, list[Any]], most: int, seed: int, tried: Tried, direction: str = "maximize"
+) -> Trials:
     """Tries ``most`` combinations, each proposed after the scores before it by tree-structured Parzen estimators
     (Bergstra et al. 2011), Optuna's. A combination that is proposed again is not tried again.
 
@@ -84,7 +151,7 @@ def by_optuna(search: Mapping[str, list[Any]], most: int, seed: int, tried: Trie
     """
     optuna = library("optuna", "tuning")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
     space = {key: optuna.distributions.IntDistribution(0, len(values) - 1) for key, values in search.items()}
     known: dict[tuple[int, ...], dict[str, Any]] = {}
     for _ in range(most):

@@ -58,6 +58,12 @@ class TensorData:
     def to(self, device: torch.device) -> "TensorData":
         return TensorData(self.inputs.to(device), self.targets.to(device), self.prepare, self.domains)
 
+    def part(self, indices: Tensor) -> "TensorData":
+        """The samples of these indices, in the order of the data."""
+        kept = indices.sort().values
+        domains = None if self.domains is None else self.domains[kept]
+        return TensorData(self.inputs[kept], self.targets[kept], self.prepare, domains)
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -107,26 +113,19 @@ def choose(data: TensorData, samples: int | None, seed: int) -> TensorData:
     """A seeded choice of ``samples`` of the data, in their order; all of it for None or more than there is."""
     if samples is None or samples >= len(data):
         return data
-    return part(data, torch.randperm(len(data), generator=generator(seed, "choose"))[:samples])
-
-
-def part(data: TensorData, indices: Tensor) -> TensorData:
-    """The samples of these indices, in the order of the data."""
-    kept = indices.sort().values
-    domains = None if data.domains is None else data.domains[kept]
-    return TensorData(data.inputs[kept], data.targets[kept], data.prepare, domains)
+    return data.part(torch.randperm(len(data), generator=generator(seed, "choose"))[:samples])
 
 
 def with_validation(sets: Sets, share: float, seed: int) -> Sets:
     """A seeded share of the training samples in the place of the test samples, which are not looked at.
 
-    Raises Refused where the samples are no labelled tensors.
+    Raises Refused where no part of the training data can be taken.
     """
-    if not isinstance(sets.train, TensorData):
-        raise Refused("evaluate_on=validation: this benchmark has no labelled samples to hold out; choose test")
+    if not hasattr(sets.train, "part"):
+        raise Refused("evaluate_on=validation: this benchmark has no samples that can be held out; choose test")
     order = torch.randperm(len(sets.train), generator=generator(seed, "validation"))
     count = round(share * len(order))
-    return replace(sets, train=part(sets.train, order[count:]), test=part(sets.train, order[:count]))
+    return replace(sets, train=sets.train.part(order[count:]), test=sets.train.part(order[:count]))
 
 
 def agree(key: str, said: int, found: int) -> None:

@@ -78,6 +78,11 @@ class DomainText:
     def to(self, device: torch.device) -> "DomainText":
         return DomainText(self.windows.to(device), self.domains)
 
+    def part(self, indices: Tensor) -> "DomainText":
+        """The windows of these indices, in the order of the data."""
+        kept = indices.sort().values
+        return DomainText(self.windows[kept], self.domains[kept])
+
 
 def text_domains(
     data_dir: str, seed: int, sequence: int, megabytes: float, domains: int, symbols: int, folder: str | None = None
