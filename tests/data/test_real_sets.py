@@ -347,6 +347,53 @@ def test_a_damaged_file_is_named_with_the_checksum_expected(damage: str, put: An
     assert "prepare benchmark=mnist" in str(caught.value)
 
 
+def without_checksums(name: str, folder: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Files as they are, of a source that has no checksums; returns data_dir."""
+    source = sources.SOURCES[name]
+    bare = replace(source, files=tuple(replace(file, md5=None) for file in source.files))
+    monkeypatch.setitem(sources.SOURCES, name, bare)
+    (folder / source.folder).mkdir()
+    for file, content in contents.items():
+        (folder / source.folder / file).write_bytes(content)
+    return str(folder)
+
+
+IMAGENET = [file.name for file in sources.SOURCES["imagenet32"].files]
+CORE50 = "core50_128x128/s1/o1/C_01_01_010.png"
+RECORDS = ["test_batch.bin", *(f"data_batch_{number}.bin" for number in range(1, 6))]
+GARBAGE = {
+    "npz that is no archive": ("imagenet32", dict.fromkeys(IMAGENET, b"garbage")),
+    "npz without its arrays": ("imagenet32", dict.fromkeys(IMAGENET, zipped({"x.npy": b"nothing"}))),
+    "zip that is no archive": ("core50", {"core50_128x128.zip": b"garbage"}),
+    "zip of damaged pictures": ("core50", {"core50_128x128.zip": zipped({CORE50: b"garbage"})}),
+    "zip without its list": ("tiny_imagenet", {"tiny-imagenet-200.zip": zipped({"a/train/b/c.JPEG": b"garbage"})}),
+    "tar that is no archive": ("cifar10", {"cifar-10-binary.tar.gz": b"garbage"}),
+    "tar without its members": ("cifar10", {"cifar-10-binary.tar.gz": tarred({"a.bin": b"1"})}),
+    "records cut short": ("cifar10", {"cifar-10-binary.tar.gz": tarred(dict.fromkeys(RECORDS, b"123"))}),
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_a_damaged_file_without_a_checksum_is_unavailable_in_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, contents = GARBAGE[kind]
+    folder = without_checksums(name, tmp_path, contents, monkeypatch)
+    loaders = {
+        "imagenet32": lambda: photographs.imagenet32(folder, 0, name),
+        "core50": lambda: photographs.core50(folder, 0, name, "objects", 50, every=10, image_size=32),
+        "tiny_imagenet": lambda: photographs.tiny_imagenet(folder, 0, name),
+        "cifar10": lambda: photographs.cifar(folder, 0, name),
+    }
+    with pytest.raises(Unavailable) as caught:
+        loaders[name]()
+    message = str(caught.value)
+    assert str(Path(folder) / name / next(iter(contents))) in message
+    assert "damaged (" in message
+    assert sources.SOURCES[name].command in message
+    assert "\n" not in message
+
+
 def test_a_cell_without_its_data_is_unavailable(run: Any, tmp_path: Path) -> None:
     record = run("benchmark=cifar100", f"data_dir={tmp_path}")
     assert record.state == "unavailable"

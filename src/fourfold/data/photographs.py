@@ -7,8 +7,8 @@ import io
 import re
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fourfold.data.decoded import decoded
-from fourfold.data.sources import find
+from fourfold.data.sources import find, reading
 from fourfold.data.tensors import Sets, TensorData, agree, choose
 from fourfold.errors import Refused, Unavailable
 
@@ -37,11 +37,13 @@ def cifar(
     test_names = ["test.bin"] if hundred else ["test_batch.bin"]
     width = 3072 + (2 if hundred else 1)  # a record: its labels, then red, green, blue
     column = 1 if hundred and labels == "fine" else 0
-    content, parts = _members(path), []
-    for names in (train_names, test_names):
-        raw = b"".join(content[name] for name in names)
-        records = torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, width).copy())
-        parts.append(TensorData(records[:, -3072:].reshape(-1, 3, 32, 32), records[:, column].long()))
+    parts = []
+    with reading(path, source):
+        content = _members(path)
+        for names in (train_names, test_names):
+            raw = b"".join(content[name] for name in names)
+            records = torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(-1, width).copy())
+            parts.append(TensorData(records[:, -3072:].reshape(-1, 3, 32, 32), records[:, column].long()))
     classes = (100 if labels == "fine" else 20) if hundred else 10
     agree("classes_used", classes_used, classes)
     return Sets(choose(parts[0], samples, seed), parts[1], classes, (3, 32, 32))
@@ -51,7 +53,7 @@ def cifar10_jpeg(data_dir: str, seed: int, source: str, samples: int | None = No
     """CIFAR-10 as JPEG, recompressed: close to the original, not equal. Classes in alphabetical order, as there."""
     parts = []
     for path in find(source, data_dir):
-        with _zip(path) as archive:
+        with _zip(path, source) as archive:
             names = [name for name in archive.namelist() if name.endswith(".jpg")]
             labels = _numbered(name.split("/")[-2] for name in names)
             parts.append(TensorData(_pictures(archive, names, "RGB"), labels))
@@ -62,7 +64,7 @@ def imagenet32(data_dir: str, seed: int, source: str, samples: int | None = None
     """ImageNet at 32x32 (Chrabaszcz, Loshchilov & Hutter 2017): 1,281,167 + 50,000 pictures of 1000 classes."""
     parts = []
     for path in find(source, data_dir):
-        with np.load(path, allow_pickle=False) as archive:
+        with reading(path, source), np.load(path, allow_pickle=False) as archive:
             pictures = torch.from_numpy(archive["data"].reshape(-1, 3, 32, 32).copy())
             parts.append(TensorData(pictures, torch.from_numpy(archive["labels"].astype(np.int64)) - 1))
     train = TensorData(torch.cat([p.inputs for p in parts[:-1]]), torch.cat([p.targets for p in parts[:-1]]))
@@ -72,7 +74,7 @@ def imagenet32(data_dir: str, seed: int, source: str, samples: int | None = None
 def tiny_imagenet(data_dir: str, seed: int, source: str, samples: int | None = None) -> Sets:
     """Tiny ImageNet: 100,000 + 10,000 pictures [3, 64, 64] of 200 classes; its validation part is for testing."""
     (path,) = find(source, data_dir)
-    with _zip(path) as archive:
+    with _zip(path, source) as archive:
         found = decoded(archive, {}, lambda: _tiny_imagenet(archive))
     train, test = (TensorData(found[f"{part}_inputs"], found[f"{part}_targets"]) for part in ("train", "test"))
     return Sets(choose(train, samples, seed), test, len(train.targets.unique()), (3, 64, 64))
@@ -108,7 +110,7 @@ def core50(
     n - 1 of either part.
     """
     (path,) = find(source, data_dir)
-    with _zip(path) as archive:
+    with _zip(path, source) as archive:
         found = decoded(
             archive, {"every": every, "image_size": image_size}, lambda: _core50(archive, every, image_size)
         )
@@ -146,7 +148,7 @@ def omniglot(
         raise Refused(f"benchmark.data.drawings={drawings}: 1 to 19 of a character's 20 drawings are for training")
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for path in find(source, data_dir, tuple(f"{part}.zip" for part in parts)):
-        with _zip(path) as archive:
+        with _zip(path, source) as archive:
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
             pictures = 255 - _pictures(archive, names, "L", image_size)
             for name, picture in zip(names, pictures, strict=True):
@@ -167,21 +169,18 @@ def omniglot(
 # ------------------------------------------------------------------------------------------- archives
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise Unavailable(f"{path}: damaged ({error}); get it anew") from error
+@contextmanager
+def _zip(path: Path, source: str) -> Iterator[zipfile.ZipFile]:
+    """The archive. Raises Unavailable where it, or what is read of it, is damaged."""
+    with reading(path, source), zipfile.ZipFile(path) as archive:
+        yield archive
 
 
 def _members(path: Path) -> dict[str, bytes]:
     """The .bin files of a tar archive, by their names without folders."""
-    try:
-        with tarfile.open(path) as archive:
-            found = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
-            return {name: file.read() for name, file in found.items() if file is not None and name.endswith(".bin")}
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise Unavailable(f"{path}: damaged ({error}); get it anew") from error
+    with tarfile.open(path) as archive:
+        found = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read() for name, file in found.items() if file is not None and name.endswith(".bin")}
 
 
 def _pictures(archive: zipfile.ZipFile, names: Sequence[str], mode: str, side: int | None = None) -> Tensor:

@@ -7,10 +7,15 @@ import gzip
 import hashlib
 import os
 import shutil
+import struct
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +176,7 @@ SOURCES = {
             (
                 File(
                     "core50_128x128.zip",
-                    None,
+                    "745f3373fed08d69343f1058ee559e13",  # as Avalanche, whose maintainers made the set, has it
                     "http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip",
                 ),
             ),
@@ -196,6 +201,23 @@ def find(source: str, data_dir: str, names: tuple[str, ...] | None = None) -> li
     known = source_of(source)
     files = known.files if names is None else tuple(file for file in known.files if file.name in names)
     return [_verified(known, file, data_dir) for file in files]
+
+
+# What readers of archives, arrays and pictures raise for bytes that are not theirs.
+UNREADABLE = (
+    OSError, ValueError, KeyError, IndexError, EOFError, SyntaxError, NotImplementedError, struct.error, zlib.error,
+    zipfile.BadZipFile, tarfile.TarError,
+)  # fmt: skip
+
+
+@contextmanager
+def reading(path: Path, source: str) -> Iterator[None]:
+    """Around all that is read of a source's file. Raises Unavailable, with what gets it anew, where it cannot be."""
+    try:
+        yield
+    except UNREADABLE as error:
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise Unavailable(f"{path}: damaged ({why}); delete it, then {source_of(source).command}") from error
 
 
 def places(source: Source, data_dir: str) -> list[Path]:
