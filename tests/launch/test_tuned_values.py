@@ -117,8 +117,7 @@ def test_the_suite_of_the_paper_has_its_three_tables() -> None:
             f"osaka_{table}".replace("tiered", "tiered_imagenet"),
             method,
         )
-        own = "osaka_omniglot" if method == "bgd" else chosen["benchmark"]
-        assert chosen["tuned"] == f"{method}/{own}/{'osaka' if alpha == '0.98' else 'osaka_0.90'}"
+        assert chosen["tuned"] == f"{method}/{chosen['benchmark']}/{'osaka' if alpha == '0.98' else 'osaka_0.90'}"
         assert compose(words).setting.alpha == float(alpha)
 
 
