@@ -49,3 +49,46 @@ def test_a_mask_takes_outputs_out_and_one_without_any_rules_nothing_out() -> Non
     assert judged(scores, seen).argmax(1).tolist() == [1, 2]
     by_sample = torch.tensor([[False, False, True], [True, True, False]])
     assert judged(scores, by_sample).argmax(1).tolist() == [2, 1]
+
+
+ASKED = ["bgd", "cmaml", "cn_dpm", "cwr", "la_maml", "random", "slda"]
+
+
+@pytest.mark.parametrize("method", ASKED)
+def test_a_method_whose_steps_predict_nothing_is_asked_first_and_learns_the_same(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch that is new has a score, that of a prediction before it as a protocol asks for it."""
+    found = []
+    for asked in (True, False):
+        made = Bench(method, "class_incremental", benchmark=digits(samples=100), steps=10)
+        monkeypatch.setattr(type(made.method), "asks_first", asked)
+        monkeypatch.setattr(type(made.method), "outputs_before", None)
+        made.learn_all()
+        found.append((made.run.meter.series().get("score"), made.method.state_dict()))
+    (score, asked_state), (nothing, state) = found
+    assert nothing is None
+    judged_steps = score[np.isfinite(score)]
+    assert len(judged_steps) >= 5, "one of each context at least"
+    assert ((judged_steps >= 0) & (judged_steps <= 1)).all()
+    assert method == "random" or same(asked_state, state)
+
+
+@pytest.mark.parametrize("method", ["random", "slda", "cn_dpm"])
+def test_a_context_told_in_training_alone_is_no_help_to_a_prediction(method: str) -> None:
+    made = Bench(method, "class_incremental", benchmark=digits(samples=100))
+    (observation,) = (seen for _, seen in zip(range(1), made.observations(0), strict=False))
+    assert "task" in observation
+    assert made.method.mask(observation) is None
+    told = Bench(method, "task_incremental", benchmark=digits(samples=100))
+    (observation,) = (seen for _, seen in zip(range(1), told.observations(0), strict=False))
+    assert told.method.mask(observation).sum(1).tolist() == [2] * len(observation.targets)
+
+
+def test_the_online_scores_of_bic_are_corrected() -> None:
+    made = Bench("bic", "class_incremental", benchmark=digits(samples=100))
+    made.begin(0)
+    made.method.observe(next(made.observations(0)))
+    before = made.method.outputs_before
+    made.method.shift = made.method.shift + 1  # type: ignore[attr-defined]
+    torch.testing.assert_close(made.method.outputs_before, before + 1)

@@ -25,6 +25,8 @@ class BGD(Finetune):
     Predictions are made with the means. The optimizer of the recipe is not used.
     """
 
+    asks_first = True
+
     def __init__(self, rate: float, deviation: float, samples: int) -> None:
         self.rate = rate
         self.first_deviation = deviation

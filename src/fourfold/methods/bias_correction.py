@@ -155,6 +155,11 @@ class BiC(Finetune):
         with self.run.engine.autocast():
             return self.corrected(self.network(observation.inputs))
 
+    @property
+    def outputs_before(self) -> Tensor | None:
+        outputs = super().outputs_before
+        return None if outputs is None else self.corrected(outputs)
+
     OWN = ("old", "shown", "scale", "shift", "a_step")
 
     def state_dict(self) -> dict[str, Any]:

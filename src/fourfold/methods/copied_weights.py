@@ -76,6 +76,7 @@ class CWR(Finetune):
     """
 
     contexts_ended = 0
+    asks_first = True  # its steps are with another last layer
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Run
 from fourfold.methods.features import features_of_all
-from fourfold.methods.interface import Method
+from fourfold.methods.interface import TOLD, Method
 from fourfold.settings.stream import Observation, View
 
 
@@ -22,12 +22,15 @@ class SLDA(Method):
     untrained network computes before its last layer.
     """
 
+    asks_first = True
+
     def __init__(self, features: str, shrinkage: float) -> None:
         self.kind = features
         self.shrinkage = shrinkage
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.view, self.device = view, run.engine.device
+        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
         if self.kind == "network":
             self.network = run.engine.network(lambda device: benchmark.network(run.seed, device, view.outputs))
         self.counts = torch.zeros(view.outputs, device=self.device)
@@ -66,10 +69,10 @@ class SLDA(Method):
         if self.solved is None:
             self.solved = self.solve()
         weight, bias = self.solved
-        scores = (self.vectors(observation) @ weight + bias).masked_fill(self.counts == 0, -1e9)
-        if self.view.task_outputs is not None and "task" in observation:
-            scores = scores.masked_fill(~self.view.task_outputs[observation.task], -1e9)
-        return scores
+        return (self.vectors(observation) @ weight + bias).masked_fill(self.counts == 0, -1e9)
+
+    def mask(self, observation: Observation) -> Tensor | None:
+        return None if self.task_outputs is None else self.task_outputs[observation.task]
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """The linear classifier: weight [features, outputs] and bias [outputs]."""

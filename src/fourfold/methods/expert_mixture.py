@@ -15,7 +15,7 @@ from fourfold.errors import Refused
 from fourfold.experience import Run
 from fourfold.methods.buffers import stored_bytes
 from fourfold.methods.generative import decoder, drawn, evidence_bound
-from fourfold.methods.interface import Method
+from fourfold.methods.interface import TOLD, Method
 from fourfold.randomness import seed_of
 from fourfold.settings.stream import Observation, View
 
@@ -106,6 +106,8 @@ class CNDPM(Method):
     and the classifier of all experts but the first, where they differ.
     """
 
+    asks_first = True
+
     def __init__(
         self,
         memory: int,
@@ -138,8 +140,7 @@ class CNDPM(Method):
         self.numbers: list[int] = []  # samples of each expert
         self.waiting: dict[str, Tensor] = {}
         self.noise = run.generator("noise")
-        told = {"task_labels_train", "task_labels_test"} <= view.grants
-        self.task_outputs = view.task_outputs if told else None
+        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         inputs, targets = observation.inputs, observation.targets
@@ -171,8 +172,10 @@ class CNDPM(Method):
         inputs = observation.inputs
         if not len(self.network):
             return torch.zeros(len(inputs), self.view.outputs, device=self.device)
-        scores = self._joint(inputs).logsumexp(0).clamp(min=-1e8)
-        return scores if self.task_outputs is None else scores.masked_fill(~self.task_outputs[observation.task], -1e9)
+        return self._joint(inputs).logsumexp(0).clamp(min=-1e8)
+
+    def mask(self, observation: Observation) -> Tensor | None:
+        return None if self.task_outputs is None else self.task_outputs[observation.task]
 
     def _joint(self, inputs: Tensor) -> Tensor:
         """log N_k + log p(x|k) + log p(y|x, k): [experts, batch, outputs]."""

@@ -23,6 +23,8 @@ class FastWeights(Finetune):
     if ``learned_rates``, over all parameters or the ``head`` only. The outer optimizer is the recipe's.
     """
 
+    asks_first = True
+
     def __init__(
         self,
         inner_steps: int,

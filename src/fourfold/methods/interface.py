@@ -14,13 +14,18 @@ from fourfold.methods.buffers import Memory, stored_bytes
 from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
+# With these a learner may tell by a sample's task which outputs it can have; a label in training alone says nothing.
+TOLD = frozenset({"task_labels_train", "task_labels_test"})
+
 
 class Method:
     """A learning algorithm. The default ``learn`` drives ``observe``; one with a loop of its own overrides ``learn``
-    and lists ``owns_loop`` among its needs. ``judged``: whether its predictions can be asked for.
+    and lists ``owns_loop`` among its needs. ``judged``: whether its predictions can be asked for. ``asks_first``: that
+    it is asked for a prediction of each batch that is new, as its steps compute none on the way and one more is cheap.
     """
 
     judged = True
+    asks_first = False
 
     @property
     def outputs_before(self) -> Tensor | None:
@@ -55,6 +60,12 @@ class Method:
                 prediction = self.predict(step.observation)
                 run.judge(step, judged(prediction, self.mask(step.observation)))
                 loss = self.observe(step.reveal(), prediction)
+            elif step.fresh and self.asks_first and "classification" in run.benchmark.facts:
+                with torch.no_grad(), run.meter.phase("judge"):
+                    self.mode(training=False)
+                    run.judge(step, judged(self.predict(step.observation), self.mask(step.observation)))
+                    self.mode(training=True)
+                loss = self.observe(step.reveal())
             else:
                 loss = self.observe(step.reveal())
                 if step.fresh and (outputs := self.outputs_before) is not None:

@@ -7,18 +7,20 @@ from torch import Tensor
 
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Run
-from fourfold.methods.interface import Method
+from fourfold.methods.interface import TOLD, Method
 from fourfold.settings.stream import Observation, View
 
 
 class Random(Method):
     """Scores drawn uniformly at random; learns nothing."""
 
+    asks_first = True
+
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.outputs = view.outputs
         self.device = run.engine.device
         self.draw = run.generator("random scores")
-        self.view = view
+        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
         self.like_targets = "classification" not in benchmark.facts
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
@@ -26,10 +28,10 @@ class Random(Method):
 
     def predict(self, observation: Observation) -> Tensor:
         shape = observation.inputs.shape if self.like_targets else observation.inputs.shape[:1]
-        scores = torch.rand(*shape, self.outputs, generator=self.draw).to(self.device)
-        if "task" in observation and self.view.task_outputs is not None:
-            scores = scores.masked_fill(~self.view.task_outputs[observation.task], -1e9)
-        return scores
+        return torch.rand(*shape, self.outputs, generator=self.draw).to(self.device)
+
+    def mask(self, observation: Observation) -> Tensor | None:
+        return None if self.task_outputs is None else self.task_outputs[observation.task]
 
     def state_dict(self) -> dict[str, Any]:
         return {"draw": self.draw.get_state()}
