@@ -114,9 +114,11 @@ class Method:
 
 
 def _bytes_of(part: Any) -> int:
-    """Of a memory, or of a batch that is learned from later; of anything else 0."""
+    """Of a memory, or of batches that are learned from later; of anything else 0."""
     if isinstance(part, Memory):
         return part.bytes()
+    if isinstance(part, list):
+        return sum(map(_bytes_of, part))
     values = vars(part).values() if isinstance(part, Observation) else ()
     return sum(stored_bytes(value) for value in values if isinstance(value, Tensor))
 
