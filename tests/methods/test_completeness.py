@@ -153,6 +153,3 @@ def test_it_names_its_paper_its_needs_and_its_tests(method: str) -> None:
     limits = node.get("limits", {})
     unbounded = [key for key in numbers if key not in limits and f"method.{key}" not in schema.RANGES]
     assert not unbounded, f"no limits for {unbounded}"
-    for key, values in node["search"].items():
-        low, high = node["limits"][key] if "." not in key else (float("-inf"), float("inf"))
-        assert all(low <= value <= high for value in values)
