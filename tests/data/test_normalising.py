@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fourfold.benchmarks import interface as benchmarks
-from fourfold.data.tensors import normalised, part
+from fourfold.data.tensors import normalised
 from fourfold.errors import Refused
 from learning import digits, member
 
@@ -17,7 +17,7 @@ def test_pictures_are_normalised_wherever_they_are_drawn() -> None:
     assert sets is not None
     made = normalised(sets, [[0.5], [0.25]])
     indices = torch.arange(7)
-    for before, after in ((sets.train, made.train), (sets.test, made.test), (sets.train, part(made.train, indices))):
+    for before, after in ((sets.train, made.train), (sets.test, made.test), (sets.train, made.train.part(indices))):
         expected = (before.batch(indices).inputs - 0.5) / 0.25
         torch.testing.assert_close(after.batch(indices).inputs, expected)
 
