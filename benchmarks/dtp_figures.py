@@ -62,13 +62,14 @@ def draw_weights(rows: dict[str, list[Looks]], pictures: str, to: Path) -> None:
         for axis, kind in zip(axes, ("weight_angle", "weight_distance"), strict=True):
             values = np.stack([looks[f"{kind}/{LAST}"] for looks in rows[row]])
             iterations = rows[row][0]["iterations"]
-            axis.plot(iterations, values.mean(0), label=f"{label}, {len(values)} seeds")
+            axis.plot(iterations, values.mean(0), label=counted(label, values))
             axis.fill_between(iterations, values.min(0), values.max(0), alpha=0.25)
             at = np.searchsorted(iterations, [100, 500, 1000, 1500, 2000, 2500, 5000]).clip(max=len(iterations) - 1)
             print(f"{row:16s} {kind:16s}", *(f"{iterations[i]}: {values.mean(0)[i]:.2f}" for i in at))
-    axes[0].set(xlabel="iterations", ylabel="angle (degrees)", title=f"last layer, one batch of {pictures}")
+    axes[0].set(xlabel="iterations", ylabel="angle (degrees)")
     axes[1].set(xlabel="iterations", ylabel="relative distance", yscale="log")
     axes[0].legend()
+    figure.suptitle(f"last layer, one batch of {pictures}")
     figure.savefig(to / "dtp_figure_4_2.png", dpi=110)
 
 
@@ -83,7 +84,7 @@ def draw_updates(rows: dict[str, list[Looks]], pictures: str, to: Path) -> None:
         mean = last.mean(0)
         spread = np.stack([mean - last.min(0), last.max(0) - mean])
         places = np.arange(len(names)) + number * width
-        axis.bar(places, mean, width, yerr=spread, capsize=2, label=f"{BARS[row]}, {len(last)} seeds")
+        axis.bar(places, mean, width, yerr=spread, capsize=2, label=counted(BARS[row], last))
         print(
             f"{row:26s}",
             *(f"{value:.1f} ({a:.1f} to {b:.1f})" for value, a, b in zip(mean, last.min(0), last.max(0), strict=True)),
@@ -92,6 +93,11 @@ def draw_updates(rows: dict[str, list[Looks]], pictures: str, to: Path) -> None:
     axis.set(ylabel="angle to backprop (degrees)", title=f"one batch of {pictures}")
     axis.legend()
     figure.savefig(to / "dtp_figure_4_3.png", dpi=110)
+
+
+def counted(label: str, runs: np.ndarray) -> str:
+    """A label with the number of seeds behind it."""
+    return f"{label}, {len(runs)} seed{'' if len(runs) == 1 else 's'}"
 
 
 def main() -> None:
@@ -103,6 +109,7 @@ def main() -> None:
     missing = [row for row in CURVES if not rows.get(row)]
     if missing:
         parser.error(f"no finished cell of {', '.join(missing)}; first: python run.py -m suite=dtp_figures")
+    options.to.mkdir(parents=True, exist_ok=True)
     draw_weights(rows, pictures, options.to)
     draw_updates(rows, pictures, options.to)
 
