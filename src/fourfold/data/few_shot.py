@@ -85,11 +85,11 @@ def synbols(
     ``first + classes - 1`` of them; ``alphabet`` keeps pictures of one alphabet only. The test part is empty.
     Raises Unavailable if the file, the library h5py or classes are lacking.
     """
+    path = data_folder(data_dir, "synbols", "make it with the synbols package") / file
     try:
         import h5py
     except ModuleNotFoundError as error:
         raise Unavailable("Synbols' files need the package h5py: pip install h5py") from error
-    path = data_folder(data_dir, "synbols", "make it with the synbols package") / file
     try:
         with h5py.File(path) as content:
             told = [json.loads(text) for text in content["y"][()]]
