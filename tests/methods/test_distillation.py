@@ -25,7 +25,7 @@ def test_lwf_without_strength_is_finetune_bit_for_bit(setting: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["class_incremental", "task_incremental"])
-@pytest.mark.parametrize("weighting", ["balanced", "sum"])
+@pytest.mark.parametrize("weighting", ["balanced", "sum", "past"])
 def test_one_step_of_lwf_by_hand(setting: str, weighting: str) -> None:
     """w l(new) + v a T^2 KL(old || new), over what the old network had seen; for tasks the mean over past heads."""
     made = Bench("lwf", setting, benchmark=LINEAR, strength=0.8, temperature=2.0, weighting=weighting)
@@ -54,7 +54,7 @@ def test_one_step_of_lwf_by_hand(setting: str, weighting: str) -> None:
     kept = sum(
         4 * F.kl_div(soft(student, m), soft(teacher, n), reduction="batchmean", log_target=True) for m, n in pairs
     )
-    new, past = (1 / 3, 2 / 3) if weighting == "balanced" else (1, 1)
+    new, past = {"balanced": (1 / 3, 2 / 3), "sum": (1, 1), "past": (1, 2)}[weighting]
     total = new * F.cross_entropy(student.masked_fill(~own, -1e9), observation.targets)
     total = total + past * 0.8 * kept / len(pairs)
     gradient = torch.autograd.grad(total, (weight, bias))

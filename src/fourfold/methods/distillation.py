@@ -59,8 +59,9 @@ class LwF(Finetune):
 
     w l(new) + v strength T^2 KL(softmax(z_old / T) || softmax(z / T)) on the inputs of the batch; z_old are the outputs
     of the network after the last context, over the outputs that it had seen. Where tasks are told at test, the second
-    term is the mean over past tasks, each over its own outputs. ``sum``: w = v = 1; ``balanced``: w = 1/t, v = 1 - 1/t
-    in context t (van de Ven, Tuytelaars & Tolias 2022).
+    term is the mean over past tasks, each over its own outputs. In context t, ``sum``: w = v = 1; ``balanced``:
+    w = 1/t, v = 1 - 1/t (van de Ven & Tolias 2019); ``past``: w = 1, v = t - 1, so that every past task has the weight
+    of the present one (van de Ven, Tuytelaars & Tolias 2022, who leave T^2 out: their strength 1 is 1 / T^2 here).
     """
 
     def __init__(self, strength: float, temperature: float, weighting: str) -> None:
@@ -92,9 +93,15 @@ class LwF(Finetune):
             loss_of = masked(term.loss_of, mask)
             yield Term(term.group, term.inputs, term.targets, self._with_distance(loss_of, mask, taught))
 
+    def _weights(self) -> tuple[float, float]:
+        """(w, v): the weights of what is new and of what the old network says."""
+        number = max(1, self.contexts_begun)
+        if self.weighting == "balanced":
+            return 1 / number, 1 - 1 / number
+        return 1.0, float(number - 1) if self.weighting == "past" else 1.0
+
     def _with_distance(self, loss_of: LossOf, mask: Tensor | None, taught: Tensor) -> LossOf:
-        share = 1 / max(1, self.contexts_begun)
-        new, old = (share, 1 - share) if self.weighting == "balanced" else (1.0, 1.0)
+        new, old = self._weights()
         if self.task_outputs is None:
             pairs = [(mask, self.seen_before)]
         else:
