@@ -8,14 +8,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fourfold import composition
 from fourfold.__main__ import main
+from fourfold.cli import members as cli_members
 from fourfold.cli.members import _derived
-from fourfold.compatibility import unmet
+from fourfold.cli.sources import hydra
+from fourfold.compatibility import Member, unmet
 from learning import catalogue
 from records import make_record, write_sweep
 
@@ -178,6 +183,47 @@ def test_the_tree_lists_methods_that_some_benchmark_can_be_used_with() -> None:
     assert {node.split(" = ")[0] for node in holding["serving"]} == {"domain_incremental", "traditional"}
     assert "osaka" in found.methods
     assert not {"osaka", "continual_meta", "meta_learning"} & holding["joint"]
+
+
+def test_the_tree_asks_the_models_that_a_benchmark_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that refuses some models stands where a benchmark has another one, perhaps one of its kind's."""
+    own, branched = composition.own_values, {"mlp", "conv"}
+
+    def with_branches(path: str) -> dict[str, Any]:
+        return {**own(path), "branches": True} if Path(path).name in branched else own(path)
+
+    with hydra():
+        few = _few(setting="task_incremental", benchmark="mnist", method="hat ewc packnet")
+        usual = deepcopy(cli_members._usual_cell("mnist"))
+        monkeypatch.setattr(composition, "own_values", with_branches)
+        monkeypatch.setattr(cli_members, "_usual_cell", lambda _: usual)
+        assert cli_members.applicable(few["setting"], few) == ["ewc", "hat", "packnet"]
+        usual["benchmark"]["model"]["branches"] = True
+        assert cli_members.applicable(few["setting"], few) == ["ewc", "hat", "packnet"]  # with conv4
+        branched.add("conv4")
+        assert cli_members.applicable(few["setting"], few) == ["ewc", "packnet"]
+
+
+def test_the_tree_asks_beyond_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging each batch before it is learned, and a loop of its own, say."""
+    own = composition.own_values
+
+    def judged_as_it_comes(path: str) -> dict[str, Any]:
+        return {**own(path), "protocol": ["prequential"]} if path == "setting/online" else own(path)
+
+    with hydra():
+        few = _few(setting="online", benchmark="digits", method="avalanche replay")
+        assert cli_members.applicable(few["setting"], few) == ["avalanche", "replay"]
+        monkeypatch.setattr(composition, "own_values", judged_as_it_comes)
+        assert cli_members.applicable(few["setting"], few) == ["replay"]
+
+
+def _few(**chosen: str) -> dict[str, list[Member]]:
+    """The catalogue with some members of these axes only."""
+    return {
+        axis: [one for one in every if one.name in chosen.get(axis, one.name).split()]
+        for axis, every in composition.catalogue().items()
+    }
 
 
 def _node(lines: list[str], name: str) -> int:

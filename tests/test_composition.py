@@ -66,6 +66,12 @@ WRONG = {
         ]
         for method, model in (("hat", "resnet18"), ("xdg", "resnet34"), ("pnn", "resnet18"))
     },
+    **{
+        f"setting=task_incremental benchmark.model.hidden=[] method={method}": [
+            f"benchmark.model.hidden=[]: method {method} works on hidden layers"
+        ]
+        for method in ("hat", "xdg", "pnn")
+    },
     "method=mir method.candidates=1": ["method.candidates=1", "between 2"],
     **{
         f"method={method} method.{key}": [

@@ -294,11 +294,11 @@ def catalogue() -> dict[str, list[compatibility.Member]]:
     """All members of each axis, read from their YAML."""
     axes = (*compatibility.AXES, "method/rule")
     return {
-        axis: [compatibility.Member.read(axis, _own_facts(f"{axis}/{name}")) for name in options(axis)] for axis in axes
+        axis: [compatibility.Member.read(axis, own_values(f"{axis}/{name}")) for name in options(axis)] for axis in axes
     }
 
 
-def _own_facts(path: str) -> dict[str, Any]:
+def own_values(path: str) -> dict[str, Any]:
     """The top level of one member's YAML over those that its defaults list names, without a cell around it."""
     own = raw(path)
     layers, folder = [], path.rpartition("/")[0]
@@ -306,7 +306,7 @@ def _own_facts(path: str) -> dict[str, Any]:
         if default == "_self_":
             layers.append(own)
         elif isinstance(default, str):
-            layers.append(_own_facts(default[1:] if default.startswith("/") else f"{folder}/{default}"))
+            layers.append(own_values(default[1:] if default.startswith("/") else f"{folder}/{default}"))
     if own not in layers:
         layers.append(own)
     return {str(key): value for layer in layers for key, value in layer.items()}

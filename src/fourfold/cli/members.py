@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from fourfold import compatibility, composition
 from fourfold.cli.sources import description, hydra
@@ -71,11 +73,11 @@ def tree_picture() -> str:
 def _derived() -> _Tree:
     with hydra():
         catalogue = composition.catalogue()
-    grants = {_label(setting, catalogue["setting"]): setting.gives for setting in catalogue["setting"]}
-    methods = {
-        node: applicable([one for one in catalogue["setting"] if one.gives == facts], catalogue)
-        for node, facts in grants.items()
-    }
+        grants = {_label(setting, catalogue["setting"]): setting.gives for setting in catalogue["setting"]}
+        methods = {
+            node: applicable([one for one in catalogue["setting"] if one.gives == facts], catalogue)
+            for node, facts in grants.items()
+        }
     return _Tree(compatibility.parents(catalogue["setting"]), grants, methods, set())
 
 
@@ -107,16 +109,74 @@ def _node_lines(node: str, above: str | None, indent: str, tree: _Tree) -> Itera
 
 
 def applicable(settings: list[Member], catalogue: Mapping[str, list[Member]]) -> list[str]:
-    """The methods that work in one of these settings on some benchmark, hardware and rule together."""
-    places = itertools.product(
-        _kinds(settings), _kinds(catalogue["benchmark"]), _kinds(catalogue["hardware"]), _kinds(catalogue[RULE])
-    )
-    every = list(places)
+    """The methods that make a cell in one of these settings, on some benchmark, hardware and rule together.
+
+    Such a cell is asked what every cell is: whether all needs are met, and whether its values go together.
+    """
+    beside = _Beside(list(itertools.product(_kinds(catalogue["hardware"]), _kinds(catalogue[RULE]))))
+    places = list(itertools.product(settings, catalogue["benchmark"]))
     return [
         method.name
         for method in catalogue["method"]
-        if any(not compatibility.unmet([*members, method]) for members in every)
+        if any(_makes_a_cell(setting, method, benchmark, beside) for setting, benchmark in places)
     ]
+
+
+class _Beside:
+    """The pairs of hardware and rule that a cell may have."""
+
+    def __init__(self, pairs: list[tuple[Member, Member]]) -> None:
+        self.pairs = pairs
+        self.together = Member("", "", gives=compatibility.given(itertools.chain(*pairs)))
+
+    def complete(self, members: list[Member]) -> bool:
+        """Whether these members and one of the pairs have all that each of them needs."""
+        return not compatibility.unmet([*members, self.together]) and any(
+            not compatibility.unmet([*members, *pair]) for pair in self.pairs
+        )
+
+
+def _makes_a_cell(setting: Member, method: Member, benchmark: Member, beside: _Beside) -> bool:
+    """Whether the three go together beside some hardware and rule, with a model that the benchmark can have."""
+    if not beside.complete([setting, method, benchmark]):
+        return False
+    cell = dict(_usual_cell(benchmark.name))
+    cell |= {member.axis: composition.own_values(f"{member.axis}/{member.name}") for member in (setting, method)}
+    return any(_makes_sense({**cell, "benchmark": one}) for one in _with_each_model(cell["benchmark"]))
+
+
+def _makes_sense(cell: Mapping[str, Any]) -> bool:
+    try:
+        composition.check_numbers(cell)
+    except Refused:
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _usual_cell(benchmark: str) -> dict[str, Any]:
+    """The cell that only a benchmark is chosen of."""
+    return composition.plain(composition.base_configuration((f"benchmark={benchmark}",)))
+
+
+def _with_each_model(benchmark: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A benchmark as it is, then with each model that another benchmark of its kind has."""
+    yield benchmark
+    for other in composition.options("benchmark"):
+        model = _model(f"benchmark/{other}")
+        if model and composition.own_values(f"benchmark/{other}")["_target_"] == benchmark["_target_"]:
+            yield {**benchmark, "model": composition.own_values(f"benchmark/model/{model}")}
+
+
+def _model(path: str) -> str | None:
+    """What the defaults list of a benchmark, or of one that it builds on, names as its model."""
+    found = None
+    for default in composition.raw(path).get("defaults") or ():
+        if isinstance(default, Mapping):
+            found = default.get("model", default.get("override model", found))
+        elif default != "_self_":
+            found = _model(f"benchmark/{default}") or found
+    return found
 
 
 def _kinds(members: Iterable[Member]) -> list[Member]:

@@ -32,11 +32,14 @@ def samples_as_they_are(cell: Mapping[str, Any]) -> None:
 
 
 def plain_sequence(cell: Mapping[str, Any]) -> None:
-    """Raises Refused where the model tells of connections around its layers."""
-    model = cell["benchmark"]["model"] or {}
+    """Raises Refused where the model tells of connections around its layers, or that none of them is hidden."""
+    model, method = cell["benchmark"]["model"] or {}, cell["method"]["name"]
     if model.get("branches"):
         name = str(model["_target_"]).rpartition(".")[2]
         raise Refused(
-            f"method {cell['method']['name']} needs a plain sequence of layers, and {name} has other connections: "
-            f"choose {SEQUENCES}"
+            f"method {method} needs a plain sequence of layers, and {name} has other connections: choose {SEQUENCES}"
+        )
+    if model.get("hidden") == []:
+        raise Refused(
+            f"benchmark.model.hidden=[]: method {method} works on hidden layers; name the units of one, [400] say"
         )
