@@ -211,3 +211,6 @@ def test_a_cell_is_named_by_what_changes_its_result() -> None:
         assert cell_name(plain(compose([*words, same]))) == name
     for other in ("seed=1", "method.memory=5", "until.steps=7", "setting.contexts=2"):
         assert cell_hash(plain(compose([*words, other]))) not in name
+    space, tuned = "method.search.storage=[ring]", "tune=oracle"  # which values are tried decides where some are
+    assert cell_name(plain(compose([*words, space]))) == name
+    assert cell_name(plain(compose([*words, space, tuned]))) != cell_name(plain(compose([*words, tuned])))

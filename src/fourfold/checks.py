@@ -12,9 +12,9 @@ from fourfold.errors import Refused, nearest
 
 
 def check_whole(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Nothing was taken away (~key) that the choices bring."""
+    """Nothing was taken away (~key) that the choices bring, but keys of a search space."""
     there = set(flatten(cell))
-    gone = next((key for key in flatten(base) if key not in there), None)
+    gone = next((key for key in flatten(base) if key not in there and not key.startswith("method.search.")), None)
     if gone is None:
         return
     above = gone.rpartition(".")[0]

@@ -124,6 +124,14 @@ def check_cell(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
         check_numbers(cell)
     except Refused as error:
         raise NotApplicable(str(error)) from error
+    for key, values in tuning.space(cell).items():
+        for value in values:
+            try:
+                tried = tuning.with_values(cell, {key: value, "tune.protocol": "off"})
+                check_types(tried, base)
+                check_numbers(tried)
+            except Refused as error:
+                raise Refused(f"method.search.{key}: {error}") from error
 
 
 def choices_of(config: DictConfig) -> tuple[str, ...]:
@@ -344,6 +352,8 @@ def identity(config: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
         for part in path:
             node = node.get(part, {})
         node.pop(last, None)
+    if cell.get("tune", {}).get("protocol") == "off":
+        cell["method"]["search"] = {}  # in which nothing is searched
     return cell
 
 
@@ -393,9 +403,14 @@ def one_line(error: Exception, overrides: list[str]) -> str:
         key = unknown[1]
         value = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").startswith(f"{key}=")), None)
         said = key if value is None else f"{key}={value}"
+        if key.startswith("method.search"):
+            return f"{said}: the search space has no such key yet; +{said} adds a value of the method or a dotted key"
         if isinstance(cause, OmegaConfBaseException) and "not in struct" in str(cause):
             return f"{said}: no such key{nearest_key(key, _keys_near(overrides))}"
         return f"{said}: {str(cause).splitlines()[0]}"
+    merging = re.match(r"Error merging override (.*)", first)
+    if merging:
+        return f"{merging[1]}: must be of the kind that it replaces, a list [...] or keys {{...}}"
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing:
         hidden = re.search(r"([\w/]+)=_\w+", " ".join(overrides))  # a part that members share

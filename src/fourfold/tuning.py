@@ -19,6 +19,7 @@ from fourfold.errors import Failed, Refused, nearest
 from fourfold.members import target
 from fourfold.record import replacing
 
+NOT_SEARCHED = ("name", "_target_", "search", "limits", "check", "needs", "uses", "offers", "oracle", "rule")
 # (cell with the values of a trial, contexts of the stream or None for all) -> its figure; None if it broke
 Score = Callable[[Mapping[str, Any], int | None], float | None]
 
@@ -32,17 +33,37 @@ def check(cell: Mapping[str, Any]) -> None:
     if tune["figure"] is not None:
         direction_of(tune["figure"])
     if not method["search"]:
-        raise Refused(f"tune={tune['protocol']}: method {method['name']} has no search space (method.search)")
+        raise Refused(
+            f"tune={tune['protocol']}: method {method['name']} has no search space (method.search); "
+            "+method.search.KEY=[VALUE,...] makes one, of values of the method or dotted keys of the cell"
+        )
+    if not isinstance(method["search"], Mapping):
+        raise Refused(f"method.search={method['search']}: must be keys with the values to try, {{KEY:[VALUE,...]}}")
     for key, values in method["search"].items():
         if not isinstance(values, list) or not values:
-            raise Refused(f"method.search.{key}={values}: must be a list of the values to try")
+            raise Refused(f"method.search.{key}={values}: must be a list of the values to try, one or more")
         node, name = _place(cell, key)
-        if node is None or name not in node:
-            known = [one for one in method if one not in ("name", "_target_", "search", "limits")]
+        known = [one for one in method if one not in NOT_SEARCHED]
+        if not isinstance(node, Mapping) or name not in node or (node is method and name not in known):
             raise Refused(f"method.search.{key}: {method['name']} has no such value{nearest(key, known)}")
+        if isinstance(node[name], Mapping):
+            raise Refused(
+                f"method.search.{key}: holds several values; name one of them, {key}.{next(iter(node[name]), 'KEY')}"
+            )
     most = cell["setting"].get("contexts", 1)
     if tune["contexts"] is not None and tune["contexts"] > most:
         raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
+    if tune["protocol"] != "oracle" and (cell["benchmark"]["data"] or {}).get("modes"):
+        name = cell["benchmark"]["name"]
+        raise Refused(
+            f"tune={tune['protocol']}: benchmark {name} draws its stream from all samples and holds none out; "
+            "choose tune=oracle"
+        )
+
+
+def space(cell: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values that a cell's tuning tries, by key; none where nothing is tuned."""
+    return {} if cell["tune"]["protocol"] == "off" else dict(cell["method"]["search"])
 
 
 def direction_of(figure: str) -> int:
