@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import wave
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,20 +38,24 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk, in data_dir/``folder`` or one of ``system``. ``remedy``: how to get what has no url."""
+    """A data set on disk, in data_dir/``folder`` or one of ``system``.
+
+    remedy: how to get what has no url; benchmark: whose data it is, where the folder is not named after it.
+    """
 
     name: str
     files: tuple[File, ...]
     folder: str
     system: tuple[str, ...] = ()
     remedy: str | None = None
+    benchmark: str | None = None
 
     @property
     def command(self) -> str:
         """What gets it, as a sentence's end."""
         if self.remedy:
             return self.remedy
-        return f"`python -m fourfold prepare benchmark={self.folder}` gets it"
+        return f"`python -m fourfold prepare benchmark={self.benchmark or self.folder}` gets it"
 
 
 def _idx(name: str, mirror: str, md5: tuple[str, str, str, str], of_content: bool, **more: object) -> Source:
@@ -60,6 +65,7 @@ def _idx(name: str, mirror: str, md5: tuple[str, str, str, str], of_content: boo
 
 
 _OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+_GITHUB = "https://github.com/"
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _IMAGENET = "image-net.org gives Imagenet32_train_npz.zip and Imagenet32_val_npz.zip to who signs in; unpack them there"
 
@@ -182,6 +188,12 @@ SOURCES = {
             ),
             "core50",
         ),
+        Source(  # version 1.0.10; any archive with the recordings in it will do
+            "fsdd",
+            (File("recordings.zip", None, f"{_GITHUB}Jakobovski/free-spoken-digit-dataset/archive/v1.0.10.zip"),),
+            "fsdd",
+            benchmark="spoken_digits",
+        ),
     )
 }
 
@@ -203,10 +215,10 @@ def find(source: str, data_dir: str, names: tuple[str, ...] | None = None) -> li
     return [_verified(known, file, data_dir) for file in files]
 
 
-# What readers of archives, arrays and pictures raise for bytes that are not theirs.
+# What readers of archives, arrays, pictures and sounds raise for bytes that are not theirs.
 UNREADABLE = (
     OSError, ValueError, KeyError, IndexError, EOFError, SyntaxError, NotImplementedError, struct.error, zlib.error,
-    zipfile.BadZipFile, tarfile.TarError,
+    zipfile.BadZipFile, tarfile.TarError, wave.Error,
 )  # fmt: skip
 
 
