@@ -193,7 +193,8 @@ def test_repeating_an_interrupted_sweep_finishes_it(tmp_path: Path) -> None:
     assert first.wait(timeout=300) == 130, printed()
     said = printed()
     assert " interrupted" in said
-    assert ": the same command with rerun=missing goes on from the last checkpoints" in said
+    assert "; to go on from the last checkpoints: python " in said
+    assert said.rstrip().endswith(" rerun=missing")
     assert "Traceback" not in said
     assert checkpoints()
 
@@ -203,7 +204,7 @@ def test_repeating_an_interrupted_sweep_finishes_it(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert second.wait(timeout=300) == 130, printed()
     said = printed()
-    assert "rerun=missing goes on from the last checkpoints" in said
+    assert "; to go on from the last checkpoints: python " in said
     assert "Traceback" not in said
 
     third = begun()

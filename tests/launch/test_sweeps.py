@@ -229,28 +229,58 @@ def test_control_c(shell: Shell, output: Path, capsys: Any, times: int) -> None:
     assert [cell["state"] for cell in manifest(output)["cells"]][:2] == ["done", "interrupted"]
     printed = capsys.readouterr().out
     assert "1 done, 1 interrupted, 1 no record" in printed
-    assert "1 cell was interrupted and 1 cell was not started: the same command with rerun=missing" in printed
+    last = printed.splitlines()[-1]
+    assert last.startswith("1 cell is done and kept, 1 cell was interrupted and 1 cell was not started; to go on")
+    assert last.endswith(" rerun=missing")
     assert len(list((output / "cells").glob("*seed2-*"))) == 0
 
 
+CHECKPOINTS = " from the last checkpoints"
+
+
 @pytest.mark.parametrize(
-    ("begun", "waiting", "said"),
+    ("done", "begun", "waiting", "said"),
     [
-        (1, 4, "1 cell was interrupted and 4 cells were not started"),
-        (2, 0, "2 cells were interrupted"),
-        (0, 1, "1 cell was not started"),
-        (0, 0, ""),
+        (
+            2,
+            1,
+            4,
+            f"2 cells are done and kept, 1 cell was interrupted and 4 cells were not started; to go on{CHECKPOINTS}",
+        ),
+        (0, 2, 0, f"2 cells were interrupted; to go on{CHECKPOINTS}"),
+        (1, 0, 1, "1 cell is done and kept, 1 cell was not started; to go on"),
+        (3, 0, 0, ""),
     ],
 )
-def test_what_was_interrupted_and_what_was_not_started_are_told_apart(
-    begun: int, waiting: int, said: str, capsys: Any
+def test_the_last_line_says_what_is_kept_and_what_to_type(
+    done: int, begun: int, waiting: int, said: str, capsys: Any
 ) -> None:
     reasons = ["ended by the user"] * begun + [sweep.NOT_STARTED] * waiting
-    found = [record.Record("done", {}, {}, [], state="done")]
+    found = [record.Record("done", {}, {}, [], state="done") for _ in range(done)]
     found += [record.Record("cell", {}, {}, [], state="interrupted", reason=reason) for reason in reasons]
-    sweep.say_how_to_continue(found)
-    goes_on = ": the same command with rerun=missing goes on from the last checkpoints\n"
-    assert capsys.readouterr().out == (said + goes_on if said else "")
+    sweep.say_how_to_continue(found, ["run.py", "-m", "seed=0,1"])
+    assert capsys.readouterr().out == (f"{said}: python run.py -m seed=0,1 rerun=missing\n" if said else "")
+
+
+def test_cells_without_checkpoints_do_not_go_on_from_them(capsys: Any) -> None:
+    found = record.Record("cell", {}, {}, [], state="interrupted", reason="ended by the user")
+    found.measurements = {"checkpoints": {"none": "a rate is measured"}}
+    sweep.say_how_to_continue([found], ["run.py"])
+    assert capsys.readouterr().out == "1 cell was interrupted; to go on: python run.py rerun=missing\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run.py -m seed=0,1 rerun=failed", "python run.py -m seed=0,1 rerun=missing"),
+        ("run.py -m seed=range(20)", "python run.py -m 'seed=range(20)' rerun=missing"),
+        ("/opt/fourfold/run.py -m suite=smoke", "python /opt/fourfold/run.py -m suite=smoke rerun=missing"),
+        ("/lib/fourfold/__main__.py seed=1", "python -m fourfold run seed=1 rerun=missing"),
+        ("/bin/fourfold seed=1", "/bin/fourfold run seed=1 rerun=missing"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_typed(command: str, said: str) -> None:
+    assert sweep.again(command.split()) == said
 
 
 def test_a_reader_that_goes_away_does_not_end_the_sweep(output: Path, tmp_path: Path) -> None:

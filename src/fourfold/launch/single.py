@@ -68,7 +68,7 @@ def run_one(
         sweep.finish(manifest, cell["tracking"], output_dir, [folder])
     say(progress.summary([(found, folder)]))
     if not quiet:
-        sweep.say_how_to_continue([found])
+        sweep.say_how_to_continue([found], command)
     return found
 
 

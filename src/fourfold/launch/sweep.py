@@ -1,6 +1,7 @@
 """Running a planned sweep: what is left to run, the launcher, the manifest, MLflow, the summary."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -80,7 +81,7 @@ def run_sweep(
     if all_records:
         progress.say("")
         progress.say(progress.summary(shown))
-        say_how_to_continue(all_records)
+        say_how_to_continue(all_records, command)
     return all_records, returns
 
 
@@ -143,14 +144,30 @@ def anew(folder: Path) -> None:
         progress.warn(f"{folder}: the checkpoint cannot be removed ({error.strerror}), so the cell goes on from it")
 
 
-def say_how_to_continue(records: Sequence[Record]) -> None:
-    """One line where cells were interrupted: how many that had begun, and how many that had not."""
-    open_ones = [record.reason == NOT_STARTED for record in records if record.state == INTERRUPTED]
-    if open_ones:
-        begun, waiting = open_ones.count(False), open_ones.count(True)
-        parts = [_counted(begun, "interrupted")] if begun else []
-        parts += [_counted(waiting, "not started")] if waiting else []
-        progress.say(f"{' and '.join(parts)}: the same command with rerun=missing goes on from the last checkpoints")
+def say_how_to_continue(records: Sequence[Record], command: Sequence[str]) -> None:
+    """One line where cells were interrupted: how many are done, had begun and had not, and the command that goes on."""
+    open_ones = [record for record in records if record.state == INTERRUPTED]
+    if not open_ones:
+        return
+    waiting = [record for record in open_ones if record.reason == NOT_STARTED]
+    begun = [record for record in open_ones if record.reason != NOT_STARTED]
+    done = len([record for record in records if record.state in (DONE, NOT_APPLICABLE)])
+    kept = f"{done} {'cell is' if done == 1 else 'cells are'} done and kept, " if done else ""
+    parts = [_counted(len(some), what) for some, what in ((begun, "interrupted"), (waiting, "not started")) if some]
+    checkpoints = any(not (record.measurements.get("checkpoints") or {}).get("none") for record in begun)
+    from_there = " from the last checkpoints" if checkpoints else ""
+    progress.say(f"{kept}{' and '.join(parts)}; to go on{from_there}: {again(command)}")
+
+
+def again(command: Sequence[str]) -> str:
+    """What to type for the rest of a sweep: the same command with rerun=missing. ``command`` is its sys.argv."""
+    program, *words = command
+    name = os.path.basename(program)
+    if name in ("__main__.py", "fourfold"):
+        start = [*(["python", "-m", "fourfold"] if name == "__main__.py" else [program]), "run"]
+    else:
+        start = ["python", program] if name.endswith(".py") else [program]
+    return shlex.join([*start, *(word for word in words if not word.startswith("rerun=")), "rerun=missing"])
 
 
 def _counted(count: int, what: str) -> str:
