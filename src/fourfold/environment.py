@@ -24,10 +24,11 @@ LIBRARIES = (
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """What ``machine`` says, and what this process was given: threads, scheduler job."""
+    """What ``machine`` says, and what this process was given: threads and how long they spin, scheduler job."""
     return {
         **machine(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
+        "spinning": os.environ.get("GOMP_SPINCOUNT"),
         "job": {
             key: os.environ[key]
             for key in ("SLURM_JOB_ID", "SLURMD_NODENAME", "SLURM_JOB_PARTITION")

@@ -22,6 +22,7 @@ from fourfold.errors import FourfoldError, Refused, debugging, exit_code
 from fourfold.launch import progress, suites
 from fourfold.launch.cells import WHOLE_SWEEP
 from fourfold.launch.lighter import lighter_hydra
+from fourfold.launch.slots import spin_briefly
 from fourfold.launch.task import CellTask, RunCell, run_cell
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -35,6 +36,7 @@ def main(run: RunCell = run_cell) -> NoReturn:
 def run_command_line(words: Sequence[str], run: RunCell = run_cell) -> int:
     """Runs one command line; returns its exit status (see errors.exit_code)."""
     asked_for_everything = os.environ.get(FULL_ERROR) == "1"
+    spin_briefly()
     task = CellTask(run, [sys.argv[0], *words])
     composition.register_resolvers(_check_tracking)
     try:

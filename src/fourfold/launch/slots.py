@@ -12,6 +12,8 @@ from fourfold.launch.ending import readable
 GROUP_MEMORY = Path("/sys/fs/cgroup")
 FAMILY_RECORDS = 20  # of the latest cells alike, whose peaks are looked at
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how long a thread of OpenMP waits awake, of GNU and of the standard
+TURNS = "3000"  # not GNU's 300,000 (docs/decisions/0023)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class Slot:
         if not self.cores or any(name in os.environ for name in THREADS):
             return {}
         return dict.fromkeys(THREADS, str(len(self.cores)))
+
+
+def spin_briefly() -> None:
+    """Lets threads of OpenMP that wait for each other sleep soon, unless the user says when; before torch is loaded.
+
+    Else a step on all cores of a machine waits for whatever else runs there, a time slice of the scheduler at each
+    matrix product.
+    """
+    if not any(name in os.environ for name in SPINNING):
+        os.environ[SPINNING[0]] = TURNS
 
 
 def make_slots(count: int) -> list[Slot]:
