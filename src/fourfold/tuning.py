@@ -173,10 +173,10 @@ def by_optuna(
     optuna = library("optuna", "tuning")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
-    space = {key: optuna.distributions.IntDistribution(0, len(values) - 1) for key, values in search.items()}
+    indices = {key: optuna.distributions.IntDistribution(0, len(values) - 1) for key, values in search.items()}
     known: dict[tuple[int, ...], dict[str, Any]] = {}
     for _ in range(most):
-        proposed = study.ask(space)
+        proposed = study.ask(indices)
         at = tuple(proposed.params[key] for key in search)
         if at not in known:
             values = {key: search[key][index] for key, index in zip(search, at, strict=True)}

@@ -1,7 +1,6 @@
 """tiered-ImageNet (Ren et al. 2018), as its authors' files have it or as folders of pictures."""
 
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fourfold.data import pickles
 from fourfold.data.few_shot import data_folder, picture_folders
+from fourfold.data.sources import UNREADABLE
 from fourfold.data.tensors import Sets, TensorData
 from fourfold.errors import Unavailable
 
@@ -83,7 +83,7 @@ def _of_arrays(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             images: np.ndarray = content["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise Unavailable(f"{path}: not a readable file of images ({type(error).__name__})") from error
     return images
 

@@ -11,7 +11,6 @@ from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Run
 from fourfold.methods.finetune import Finetune
 from fourfold.methods.gradients import trained
-from fourfold.methods.regularization import gradient_scale
 from fourfold.settings.stream import Observation, View
 
 
@@ -52,7 +51,7 @@ class BGD(Finetune):
             losses.append(self._gradient_at(observation, means, noise, ask))
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None:
-                    gradient = parameter.grad * (count / (gradient_scale(self.run) * self.samples))
+                    gradient = parameter.grad * (count / (self.run.engine.gradient_scale() * self.samples))
                     slope[name] += gradient
                     bend[name] += gradient * noise[name]
         self._update(means, slope, bend)

@@ -71,9 +71,6 @@ class SLDA(Method):
         weight, bias = self.solved
         return (self.vectors(observation) @ weight + bias).masked_fill(self.counts == 0, -1e9)
 
-    def mask(self, observation: Observation) -> Tensor | None:
-        return None if self.task_outputs is None else self.task_outputs[observation.task]
-
     def solve(self) -> tuple[Tensor, Tensor]:
         """The linear classifier: weight [features, outputs] and bias [outputs]."""
         assert self.means is not None

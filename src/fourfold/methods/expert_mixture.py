@@ -174,9 +174,6 @@ class CNDPM(Method):
             return torch.zeros(len(inputs), self.view.outputs, device=self.device)
         return self._joint(inputs).logsumexp(0).clamp(min=-1e8)
 
-    def mask(self, observation: Observation) -> Tensor | None:
-        return None if self.task_outputs is None else self.task_outputs[observation.task]
-
     def _joint(self, inputs: Tensor) -> Tensor:
         """log N_k + log p(x|k) + log p(y|x, k): [experts, batch, outputs]."""
         none = inputs.new_zeros(len(inputs), self.latent)

@@ -111,9 +111,7 @@ class Finetune(Method):
 
     def mask(self, observation: Observation) -> Tensor | None:
         """Outputs that can be right: [batch, outputs] by task, [outputs] by what was seen, or None for all."""
-        if self.task_outputs is not None:
-            return self.task_outputs[observation.task]
-        return self.seen
+        return self.seen if self.task_outputs is None else super().mask(observation)
 
     def predict(self, observation: Observation) -> Tensor:
         with self.run.engine.autocast():

@@ -26,6 +26,9 @@ class Method:
 
     judged = True
     asks_first = False
+    task_outputs: Tensor | None = (
+        None  # [tasks, outputs]: those of each task, where its samples say which task they are
+    )
 
     @property
     def outputs_before(self) -> Tensor | None:
@@ -91,8 +94,11 @@ class Method:
         raise NotImplementedError
 
     def mask(self, observation: Observation) -> Tensor | None:
-        """The outputs that it takes for possible: [batch, outputs], [outputs] for any sample, or None for all."""
-        return None
+        """The outputs that it takes for possible: [batch, outputs], [outputs] for any sample, or None for all.
+
+        Here those of the sample's task, where ``task_outputs`` are known.
+        """
+        return None if self.task_outputs is None else self.task_outputs[observation.task]
 
     def mode(self, training: bool) -> None:
         """Switches networks between training and evaluation."""

@@ -30,9 +30,6 @@ class Random(Method):
         shape = observation.inputs.shape if self.like_targets else observation.inputs.shape[:1]
         return torch.rand(*shape, self.outputs, generator=self.draw).to(self.device)
 
-    def mask(self, observation: Observation) -> Tensor | None:
-        return None if self.task_outputs is None else self.task_outputs[observation.task]
-
     def state_dict(self) -> dict[str, Any]:
         return {"draw": self.draw.get_state()}
 

@@ -196,7 +196,7 @@ class PathPenalised(Penalised):
         self.gradient: Values = {}
 
     def after_gradients(self) -> None:
-        scale = gradient_scale(self.run)
+        scale = self.run.engine.gradient_scale()
         self.gradient = {name: p.grad / scale for name, p in self.penalty.parameters.items() if p.grad is not None}
         super().after_gradients()
 
@@ -310,8 +310,3 @@ def log_probability(outputs: Tensor, label: Tensor, allowed: Tensor) -> Tensor:
 def squared_norm(outputs: Tensor, allowed: Tensor) -> Tensor:
     """|z|^2 over the allowed outputs, added up over the batch."""
     return outputs.masked_fill(~allowed, 0.0).square().sum()
-
-
-def gradient_scale(run: Run) -> float:
-    """By how much gradients in ``.grad`` are larger than they are: above 1 where fp16 scales them."""
-    return run.engine.gradient_scale()
