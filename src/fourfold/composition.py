@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fourfold import compatibility, schema, tuned_values, tuning
 from fourfold.checks import check_types, check_whole, flatten
-from fourfold.errors import NotApplicable, Refused, nearest
+from fourfold.errors import NotApplicable, Refused, nearest, nearest_key
 from fourfold.hardware.requests import check_projection, check_request
 from fourfold.members import target
 from fourfold.recipe import resolve, will_be_accelerator
@@ -419,16 +419,6 @@ def one_line(error: Exception, overrides: list[str]) -> str:
         axis = re.search(r"~\S+|\w+=\[[^ ]*", " ".join(overrides))
         return f"{axis[0] if axis else 'benchmark, setting, method'}: a cell has one member of each axis, by name"
     return " ".join(part.strip() for part in str(error).splitlines()[:2] if part.strip())
-
-
-def nearest_key(key: str, keys: Iterable[str]) -> str:
-    """Like ``nearest``: among the keys beside this one, or where there are none, among those of its depth."""
-    parent, _, last = key.rpartition(".")
-    known = list(keys)
-    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
-    if parent and beside:
-        return nearest(last, beside).replace("mean ", f"mean {parent}.")
-    return nearest(key, [other for other in known if other.count(".") == key.count(".")])
 
 
 def _groups() -> list[str]:

@@ -62,10 +62,26 @@ def exit_code(states: Iterable[str]) -> int:
     return 0
 
 
+# keys of a member that say what it is, which nobody sets from a shell
+FIXED = {"name", "needs", "grants", "offers", "uses", "limits", "check", "match", "oracle", "rule", "search"}
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """'; did you mean X?' if one of the choices is close to the word, else an empty string."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """Like ``nearest``, among the keys beside this one, which are listed where none is close; else by depth."""
+    parent, _, last = key.rpartition(".")
+    known = list(keys)
+    beside = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent)
+    settable = [name for name in beside if name not in FIXED and not name.startswith("_")]
+    if not parent or not settable:
+        return nearest(key, [other for other in known if other.count(".") == key.count(".")])
+    close = nearest(last, beside).replace("mean ", f"mean {parent}.")
+    return close or f"; {parent} has {', '.join(settable)}"
 
 
 def debugging() -> bool:

@@ -2,6 +2,8 @@
 
 import re
 import sys
+import warnings
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -217,3 +219,12 @@ def test_another_number_of_processes_than_devices_says_what_starts_them(
     device = acquire(hardware("hardware=cpu", "hardware.devices=2"))
     with pytest.raises(Refused, match=re.escape(said)):
         Engine(device, "fp32", "ddp", nodes, "fp32")
+
+
+def test_srun_on_the_machine_is_no_reason_to_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's hint to put srun before the command is wrong here: run.py starts the ranks."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Engine(acquire(hardware("hardware=cpu")), "fp32", "auto")

@@ -1,5 +1,8 @@
 """A wrong command line is one line on stderr, the right exit status, and nothing started or written."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,8 @@ import pytest
 
 from fourfold.launch import main
 from fourfold.launch.task import CellTask
+
+ROOT = Path(__file__).parents[2]
 
 SINGLE = [
     ("benchmark=digitz", "did you mean digits?"),
@@ -39,6 +44,7 @@ SINGLE = [
     ("hardware.devices=0", "between 1"),
     ("hardware.launcher.mem_gb=lots", "mem_gb"),
     ("+extra=1", "no such key"),
+    ("method=replay method.zzz=5", "method.zzz=5: no such key; method has each, filled, memory"),
     ("~seed", "seed"),
     ("seed", "seed"),
     ("=3", "error"),
@@ -206,3 +212,12 @@ def test_the_users_own_full_error_is_respected(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="digitz"):
         main.run_command_line(["benchmark=digitz"], CellTask().run)
+
+
+def test_a_python_without_the_project_is_told_how_to_get_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", "run.py"]  # -S: without installed packages
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no fourfold; `make run` sets up .venv" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -133,7 +133,7 @@ def test_selected_by_glob(shell: Shell, outside: str, capsys: Any) -> None:
         ("suite=pair suite=more", "suite is given twice"),
         ("row=plain", "suite=NAME is missing"),
         ("suite=pair row=cartpole", "none of the 1 combinations is applicable: awaits the reinforcement"),
-        ("suite=pair row=plain method.memory=3", "no such key [in row plain of suite pair]"),
+        ("suite=pair row=plain method.memory=3", "rounding_growth [in row plain of suite pair]"),
         ("suite=pair sed=3", "did you mean seed?"),
         ("suite=pair slots=1,2", "whole sweep"),
         ("suite=pair --cfg job", "explain suite=pair shows them"),

@@ -1,5 +1,7 @@
 """Penalties on what mattered: closed forms, ablations, one step by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,7 +129,7 @@ def test_one_step_of_ewc_by_hand() -> None:
 class Traced:
     """A bench whose steps are followed: the plain gradient and the parameters before each."""
 
-    def __init__(self, method: str, **values: float) -> None:
+    def __init__(self, method: str, **values: Any) -> None:
         self.bench = Bench(method, "class_incremental", benchmark=LINEAR, **values)
         self.gradients: list[dict[str, Tensor]] = []
         self.points: list[dict[str, Tensor]] = []
@@ -141,6 +143,12 @@ class Traced:
             self.bench.method.observe(observation)
         self.points.append(self.bench.parameters())
 
+    def path(self, gradients: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """sum -g (p' - p) over the steps, a value for each entry of each parameter."""
+        steps = zip(gradients, self.points[:-1], self.points[1:], strict=True)
+        each = [{name: -g * (after[name] - before[name]) for name, g in step.items()} for step, before, after in steps]
+        return {name: sum((values[name] for values in each), torch.zeros(())) for name in each[0]}
+
     def next_step_is(self, pull: dict[str, Tensor], strength: float) -> None:
         """Asserts that a step of the second phase is p - rate (g + strength * pull * (p - anchor))."""
         anchor = self.bench.parameters()
@@ -153,17 +161,23 @@ class Traced:
             assert (strength * pull[name] * (before[name] - anchor[name])).abs().max() > 1e-5
 
 
-def test_si_by_hand() -> None:
+@pytest.mark.parametrize("path_of", ["loss", "total"])
+def test_si_by_hand(path_of: str) -> None:
     """w = sum -g dp; importance = w / (moved^2 + damping); its penalty's gradient is 2 c importance (p - p*)."""
-    made = Traced("si", strength=2.0, damping=0.1)
+    made = Traced("si", strength=2.0, damping=0.1, path_of=path_of)
     made.steps(0, 4)
-    path = {name: torch.zeros_like(p) for name, p in made.points[0].items()}
-    for number, gradient in enumerate(made.gradients):
-        for name in path:
-            path[name] -= gradient[name] * (made.points[number + 1][name] - made.points[number][name])
+    path = made.path(made.gradients)
     start, last = made.points[0], made.points[-1]
     importance = {name: path[name] / ((last[name] - start[name]) ** 2 + 0.1) for name in path}
     made.next_step_is(importance, 2 * 2.0)
+    penalised = [
+        {name: g + 4.0 * importance[name] * (at[name] - last[name]) for name, g in gradient.items()}
+        for gradient, at in zip(made.gradients, made.points, strict=False)
+    ]
+    found, other = made.bench.method.path, made.path(made.gradients if path_of == "total" else penalised)
+    for name, value in made.path(made.gradients if path_of == "loss" else penalised).items():
+        assert torch.allclose(found[name], value, atol=1e-7)
+        assert not torch.allclose(found[name], other[name], atol=1e-6)
 
 
 def test_mas_of_a_linear_model_is_the_closed_form() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -35,13 +36,15 @@ class Engine:
         self.precision, self.weights, self.strategy = precision, weights, strategy
         self.device = device.torch()
         ranks = device.count * nodes
-        self.fabric = Fabric(
-            accelerator=device.vendor.accelerator(),
-            devices=device.count,
-            num_nodes=nodes,
-            strategy=strategy_of(strategy, ranks, device.vendor, precision, self._divide),
-            plugins=precision_plugin(precision, device.kind),
-        )
+        with warnings.catch_warnings():  # run.py starts the ranks itself: no hint to put srun before it
+            warnings.filterwarnings("ignore", message="The .srun. command is available")
+            self.fabric = Fabric(
+                accelerator=device.vendor.accelerator(),
+                devices=device.count,
+                num_nodes=nodes,
+                strategy=strategy_of(strategy, ranks, device.vendor, precision, self._divide),
+                plugins=precision_plugin(precision, device.kind),
+            )
         if ranks > 1:
             if ranks_started() != ranks:
                 raise Refused(f"hardware.devices={device.count} hardware.nodes={nodes}: {_too_few(ranks, nodes)}")

@@ -126,7 +126,7 @@ class AR1(SI, CWR):
     """
 
     def __init__(self, strength: float, damping: float, largest: float) -> None:
-        super().__init__(strength, damping)
+        super().__init__(strength, damping, path_of="loss")
         self.largest = largest
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:

@@ -187,8 +187,10 @@ class MAS(Penalised):
 class PathPenalised(Penalised):
     """What SI and RWalk share: the loss is followed along the path of each parameter, -g_i (p_i' - p_i) a step.
 
-    g is the gradient of the loss alone, without the penalty's.
+    g is the gradient of the loss alone, or of the total: the loss and the penalty.
     """
+
+    path_of = "loss"
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
@@ -196,9 +198,12 @@ class PathPenalised(Penalised):
         self.gradient: Values = {}
 
     def after_gradients(self) -> None:
+        if self.path_of == "total":
+            super().after_gradients()
         scale = self.run.engine.gradient_scale()
         self.gradient = {name: p.grad / scale for name, p in self.penalty.parameters.items() if p.grad is not None}
-        super().after_gradients()
+        if self.path_of == "loss":
+            super().after_gradients()
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         before = {name: p.detach().clone() for name, p in self.penalty.parameters.items()}
@@ -223,11 +228,13 @@ class SI(PathPenalised):
     """Synaptic intelligence (Zenke, Poole & Ganguli 2017): loss + strength sum_i O_i (p_i - p*_i)^2.
 
     w_i = sum over a context's steps of -g_i (p_i' - p_i); at its end O_i += w_i / ((p_i - p*_i)^2 + damping).
+    g is the gradient of the loss (the paper) or of the total, with the penalty (the code of van de Ven et al. 2022).
     """
 
-    def __init__(self, strength: float, damping: float) -> None:
+    def __init__(self, strength: float, damping: float, path_of: str) -> None:
         self.strength = 2 * strength  # of 1/2 the penalty
         self.damping = damping
+        self.path_of = path_of
 
     def consolidate(self, experience: Experience) -> None:
         importance = {}
