@@ -276,6 +276,18 @@ def test_a_space_is_given_key_by_key_on_the_shell() -> None:
     assert found == {"weighting": ["sum", "balanced"], "optimizer.learning_rate": [0.1]}
 
 
+def test_a_space_that_nothing_searches_is_told() -> None:
+    words = ["benchmark=digits", "setting=class_incremental", "method=ewc", "method.search.strength=[1,2]"]
+    off = (words, plain(compose(words)))
+    on = ([*words, "tune=oracle"], plain(compose([*words, "tune=oracle"])))
+    said = tuning.idle_search([off])
+    assert said is not None
+    assert said.startswith("method.search is not searched with tune=off; tune=first_k_tasks,")
+    assert tuning.idle_search([on]) is None
+    assert tuning.idle_search([off, on]) is None  # a sweep that compares tuned cells with others
+    assert tuning.idle_search([(words[:3], off[1])]) is None
+
+
 def test_values_of_a_space_are_not_looked_at_where_nothing_is_tuned() -> None:
     assert cell("method=mas", "method.search.strength=[-1.0]")["tune"]["protocol"] == "off"
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fourfold.errors import Failed, Refused, nearest
 from fourfold.members import target
 from fourfold.record import replacing
 
+SEARCH = "method.search"
 NOT_SEARCHED = ("name", "_target_", "search", "limits", "check", "needs", "uses", "offers", "oracle", "rule")
 # (cell with the values of a trial, contexts of the stream or None for all) -> its figure; None if it broke
 Score = Callable[[Mapping[str, Any], int | None], float | None]
@@ -50,15 +51,26 @@ def check(cell: Mapping[str, Any]) -> None:
             raise Refused(
                 f"method.search.{key}: holds several values; name one of them, {key}.{next(iter(node[name]), 'KEY')}"
             )
-    most = cell["setting"].get("contexts", 1)
-    if tune["contexts"] is not None and tune["contexts"] > most:
-        raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
     if tune["protocol"] != "oracle" and (cell["benchmark"]["data"] or {}).get("modes"):
         name = cell["benchmark"]["name"]
         raise Refused(
             f"tune={tune['protocol']}: benchmark {name} draws its stream from all samples and holds none out; "
             "choose tune=oracle"
         )
+    most = cell["setting"].get("contexts", 1)
+    if tune["contexts"] is not None and tune["contexts"] > most:
+        raise Refused(f"tune.contexts={tune['contexts']}: setting {cell['setting']['name']} has {most}")
+
+
+def idle_search(planned: Iterable[tuple[Iterable[str], Mapping[str, Any]]]) -> str | None:
+    """One line where the overrides give a search space to cells none of which is tuned, else None.
+
+    planned: (overrides, composed configuration) of each cell.
+    """
+    given = [cell for overrides, cell in planned if any(word.lstrip("+").startswith(SEARCH) for word in overrides)]
+    if not given or any(cell["tune"]["protocol"] != "off" for cell in given):
+        return None
+    return f"{SEARCH} is not searched with tune=off; tune=first_k_tasks, validation_stream or oracle searches it"
 
 
 def space(cell: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fourfold import composition
+from fourfold import composition, tuning
 from fourfold.errors import Refused
 from fourfold.launch import leases, progress, suites, sweep
 from fourfold.launch.changed import changed_since
@@ -48,6 +48,8 @@ def run_one(
         raise Refused("dry_run=true plans sweeps (-m); python -m fourfold explain tells what one cell would run")
     output_dir = Path(os.path.abspath(cell["output_dir"]))
     say = (lambda line: None) if quiet else progress.say
+    if idle := tuning.idle_search([(overrides, cell)]):
+        say(idle)
     if not sweep.is_left(folder, cell["rerun"]):
         found = readable(folder)
         if found is None:

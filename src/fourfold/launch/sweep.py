@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from fourfold import checkpoint
+from fourfold import checkpoint, tuning
 from fourfold.errors import DONE, FAILED, INTERRUPTED, NOT_APPLICABLE, FourfoldError, Refused
 from fourfold.launch import cancelling, progress
 from fourfold.launch.cells import Combination, Plan, PlannedCell, refusal_table
@@ -46,6 +46,8 @@ def run_sweep(
         raise Refused(f"rerun={first['rerun']}: nothing to run, since none of these cells has a record")
     if unlike := unlike_rules(planned.cell for planned in found.cells):
         progress.say(unlike)
+    if idle := tuning.idle_search((planned.overrides, planned.cell) for planned in found.cells):
+        progress.say(idle)
     if first["dry_run"]:
         for line in [*refusal_table(found), *preview(found.cells, left, first["slots"])]:
             progress.say(line)
