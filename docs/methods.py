@@ -22,7 +22,7 @@ def text() -> str:
         "are what a setting must grant or a benchmark offer (`python -m fourfold explain method=NAME setting=NAME`",
         "says whether they do). *Values* are the defaults, with where they come from; *tuned values*, those that a",
         "benchmark and setting have otherwise, are in `conf/tuned/` and apply by themselves (`tuned=off`: not). A",
-        "bound is given all data at once.",
+        "bound is given what others are not: all data at once, or the task of each sample.",
     ]
     for path in sorted(METHODS.glob("[!_]*.yaml")):
         lines += ["", *section(path)]
@@ -48,8 +48,11 @@ def section(path: Path) -> list[str]:
     if values:
         lines += ["", "Values: " + ", ".join(f"`{key}: {shown(value)}`" for key, value in values.items()) + "."]
         lines += [f"From: {said}" for said in [origin(path)] if said]
-    for source, places in tuned(path.stem).items():
+    elsewhere = tuned(path.stem)
+    for source, places in elsewhere.items():
         lines += ["", f"Tuned values, {source}: {', '.join(places)}."]
+    if values and not elsewhere:
+        lines += ["", "No tuned values: the same on every benchmark."]
     if node.get("search"):
         lines += ["", "`tune=...` tries " + ", ".join(f"`{k}: {shown(v)}`" for k, v in node["search"].items()) + "."]
     return lines

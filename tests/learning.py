@@ -150,8 +150,9 @@ class Bench:
         torch.set_num_threads(1)
         torch.manual_seed(seed_of(seed, "global"))  # as an experiment does
         self.benchmark = benchmark or digits()
-        self.stream = make_stream(setting, self.benchmark, seed, **(setting_values or {}))
         node = {**member(f"method/{method}"), **values}
+        own = {**member(f"setting/{setting}"), **(setting_values or {})}
+        self.stream = streams.build(own, self.benchmark, seed, node)
         until = Until({"rule": "steps", "steps": steps, "seconds": None}, 600)
         self.run = Run(seed, self.benchmark, engine(), self.benchmark.recipe, until, False, bool(node["oracle"]))
         self.told = "boundaries_train" in self.stream.grants

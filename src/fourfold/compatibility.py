@@ -29,6 +29,7 @@ FACTS: dict[str, str] = {
     "meta_training": "classes are kept apart for training before the stream",
     "regression": "targets are numbers",
     "all_data": "the data of all contexts at once; granted to bounds (oracle methods) only",
+    "true_tasks": "the context of each sample, in training and at test, told or not; granted to bounds only",
     "as_it_comes": "the method learns from what comes when it comes; of all methods but bounds",
     "supervised": "samples come with targets",
     "classification": "targets are classes",
@@ -52,6 +53,9 @@ FACTS: dict[str, str] = {
     "fp16": "float16 mixed precision with loss scaling",
     "fp8": "8-bit floating point products",
 }
+
+
+TO_BOUNDS = frozenset({"all_data", "true_tasks"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def given(members: Iterable[Member]) -> frozenset[str]:
     """All facts that hold in a cell of these members."""
     members = list(members)
     facts = frozenset().union(*(member.gives for member in members))
-    return facts | {"all_data"} if any(member.oracle for member in members) else facts
+    return facts | TO_BOUNDS if any(member.oracle for member in members) else facts
 
 
 def unmet(members: Iterable[Member]) -> list[Unmet]:

@@ -31,8 +31,8 @@ NAN_REMEDY = "a smaller optimizer.learning_rate= or precision=fp32 may keep it f
 class Step:
     """One step of the stream: what is seen at once, and what is revealed after a prediction.
 
-    ``fresh``: its samples were not seen before in this experience. ``query`` is a step that is only asked about, once
-    this one was learned; None in most settings.
+    ``fresh``: its samples were not seen before in this experience, or were drawn for it. ``query`` is a step that is
+    only asked about, once this one was learned; None in most settings.
     """
 
     fresh = False
@@ -160,7 +160,7 @@ class Experience:
             if step is None:
                 run.until.reason = "data"
                 break
-            step.fresh = place.step < a_pass
+            step.fresh = phase.draw is not None or place.step < a_pass
             run.engine.set_rates(place.step / a_pass, run.until.last / a_pass)
             run.count.begin(place.step)
             yield step

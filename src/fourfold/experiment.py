@@ -240,7 +240,7 @@ def assembled(
     memory.reset(engine.device)
     benchmark = benchmarks.build(cell, recipe)
     room.check(cell, recipe, benchmark, device)
-    stream = streams.build(cell["setting"], benchmark, cell["seed"])
+    stream = streams.build(cell["setting"], benchmark, cell["seed"], cell["method"])
     rule_of_length = recipe.until
     if contexts is not None:
         rule_of_length = shortened(rule_of_length, contexts / len(stream.contexts))
@@ -381,9 +381,13 @@ def show_progress(asked: str) -> bool:
 def _bytes_of(method: Any) -> dict[str, int]:
     """What a method holds at the end, in bytes: the network's parameters, optimizers, and all else that it keeps."""
     state = method.state_dict()
-    parts = {"parameters": "network", "optimizer": "optimizers"}
-    found = {name: _tensor_bytes(state.get(key)) for name, key in parts.items()}
-    return {**found, "kept": _tensor_bytes({k: v for k, v in state.items() if k not in parts.values()})}
+    network, optimizers = state.pop("network", None) or {}, state.pop("optimizers", None)
+    parameters = {name: values for name, values in network.items() if not method.is_idle(name)}
+    return {
+        "parameters": _tensor_bytes(parameters),
+        "optimizer": _tensor_bytes(optimizers),
+        "kept": _tensor_bytes(state),
+    }
 
 
 def _data_of(stream: Stream, benchmark: Benchmark) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 Hydra finds ``tuned/METHOD/BENCHMARK/SETTING.yaml`` by the names of members alone. Some tuned values are for one value
 of a key of the setting, which their file states (``setting: {alpha: 0.98}``); files beside it whose names go on after
-the setting's (``osaka_0.90.yaml``) have those for others.
+the setting's (``osaka_0.90.yaml``) have those for others. A setting that is another under a second name has its values.
 """
 
 import re
@@ -15,6 +15,7 @@ import yaml
 
 from fourfold.errors import Refused
 
+SAME = {"incremental": "class_incremental"}  # Sequoia's name -> the field's
 KEY = "alpha"  # of a setting: what its tuned values may be for
 NAMED = re.compile(r"tuned=(\w+)_(\d+(?:\.\d+)?)")  # tuned=osaka_omniglot_0.98
 
@@ -34,9 +35,14 @@ def with_tuned(words: Iterable[str], conf: Path) -> list[str]:
     for place, word in enumerate(found):
         if asked := NAMED.fullmatch(word):
             found[place] = f"tuned={_named(conf, method, setting, *asked.groups())}"
-    if f"setting.{KEY}" not in chosen or any(re.match(r"[+~]*tuned\b(?!/)", word) for word in found):
+    if any(re.match(r"[+~]*tuned\b(?!/)", word) for word in found):
         return found
-    benchmark, value = chosen.get("benchmark", ""), _number(chosen[f"setting.{KEY}"])
+    benchmark = chosen.get("benchmark", "")
+    if setting in SAME and (conf / "tuned" / method / benchmark / f"{SAME[setting]}.yaml").is_file():
+        return [*found, f"tuned={method}/{benchmark}/{SAME[setting]}"]
+    if f"setting.{KEY}" not in chosen:
+        return found
+    value = _number(chosen[f"setting.{KEY}"])
     files = stated(conf, method, benchmark, setting)
     if files and value is not None and files.get(value) != setting:
         found.append(f"tuned={method}/{benchmark}/{files[value]}" if value in files else "tuned=off")

@@ -56,6 +56,16 @@ def test_the_words_say_which_values_were_taken() -> None:
         assert with_tuned(untouched) == untouched
 
 
+def test_a_setting_with_two_names_has_the_same_values_under_both() -> None:
+    strengths = [
+        compose(["benchmark=mnist", f"setting={setting}", "method=ewc"]).method.strength
+        for setting in ("incremental", "class_incremental")
+    ]
+    assert strengths == [1e9, 1e9]
+    assert with_tuned(["benchmark=digits", "setting=incremental", "method=ewc"])[-1] == "method=ewc"
+    assert compose(["benchmark=mnist", "setting=incremental", "method=ewc", "tuned=off"]).method.strength == 1000
+
+
 def test_values_of_another_benchmark_are_named_by_it_and_alpha() -> None:
     words = ["benchmark=osaka_glyphs", "setting=osaka", "method=cmaml_pre_um_pap", "tuned=osaka_synbols_0.98"]
     cell = compose(words)

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from fourfold.errors import Refused
+from fourfold.experiment import _bytes_of
 from fourfold.methods.columns import Progressive
 from fourfold.methods.gates import Gate, gated, weighted_layers
-from learning import Bench, digits, same
+from learning import Bench, digits, make_stream, same
 
 
 @pytest.mark.parametrize("method", ["hat", "packnet", "pnn", "separate_networks"])
@@ -46,6 +47,43 @@ def test_nothing_is_forgotten_with_convolutions_and_normalisations(method: str, 
     if method == "pnn":
         layers = len(weighted_layers(made.method.network.columns[0]))
         assert len(made.method.network.adapters) == (layers - 1) * 10  # from each of five columns to each later one
+
+
+def test_separate_networks_are_told_the_task_in_any_setting() -> None:
+    """Class-incremental, a network by the true context is as good as where tasks are told."""
+    found = []
+    for setting in ("class_incremental", "task_incremental"):
+        made = Bench("separate_networks", setting, steps=100)
+        made.learn_all()
+        found.append([made.scores(number).argmax(1) for number in range(5)])
+    assert same(*found)
+    assert "task_labels_test" not in make_stream("class_incremental").grants
+
+
+@pytest.mark.parametrize("method", ["pnn", "separate_networks"])
+def test_columns_of_tasks_that_have_not_come_are_not_held_yet(method: str) -> None:
+    made = Bench(method, "task_incremental")
+    sizes = []
+    for phase in range(3):
+        made.learn(phase, steps=1)
+        sizes.append(_bytes_of(made.method)["parameters"])
+    first, second, third = sizes
+    column = 4 * sum(p.numel() for p in made.method.network.columns[0].parameters())
+    adapters = getattr(made.method.network, "adapters", {})
+    between = [
+        4 * sum(layer.weight.numel() for name, layer in adapters.items() if name.startswith(f"{number}_"))
+        for number in (1, 2)
+    ]
+    assert (first, second, third) == (column, 2 * column + between[0], 3 * column + sum(between))
+    assert (between[1] > between[0] > 0) == (method == "pnn")
+
+
+def test_hats_gates_are_steep_where_a_pass_is_one_batch() -> None:
+    made = Bench("hat", "task_incremental")
+    made.method.a_pass = 1
+    made.begin(0)
+    list(made.method.terms(next(made.observations(0))))
+    assert made.method.slope == made.method.steepness
 
 
 def test_hat_forgets_nothing_where_normalisations_keep_running_statistics() -> None:

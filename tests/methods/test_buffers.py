@@ -1,8 +1,10 @@
 """Memories: who is in them, with which probability."""
 
+import pytest
 import torch
 from scipy import stats
 
+from fourfold.errors import Refused
 from fourfold.methods.buffers import Balanced, Reservoir, Ring
 from learning import Bench
 
@@ -70,6 +72,19 @@ def test_a_ring_holds_the_newest_of_each_class() -> None:
     memory.add(x=torch.arange(10), targets=torch.tensor([0, 0, 1, 0, 0, 1, 0, 1, 1, 1]))
     found = {(int(x), int(y)) for x, y in zip(memory.parts["x"], memory.parts["targets"], strict=True)}
     assert found == {(3, 0), (4, 0), (6, 0), (7, 1), (8, 1), (9, 1)}
+
+
+@pytest.mark.parametrize("method", ["replay", "der_plus_plus", "er_ace", "mir", "a_gem"])
+def test_a_ring_has_room_for_every_task_where_tasks_share_their_outputs(method: str) -> None:
+    made = Bench(method, "domain_incremental", memory=40, storage="ring")
+    for phase in range(5):
+        made.learn(phase, steps=2)
+    assert sorted(len(own) for own in made.method.memory.places_of.values()) == [4] * 10
+
+
+def test_a_ring_without_a_place_for_each_class_is_refused() -> None:
+    with pytest.raises(Refused, match=r"method\.memory=9: storage=ring needs a place for each of 10 classes"):
+        Bench("replay", "class_incremental", memory=9, storage="ring")
 
 
 def test_inputs_that_are_bytes_are_stored_as_bytes_and_come_back_exactly() -> None:

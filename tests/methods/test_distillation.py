@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fourfold.composition import compose
 from fourfold.errors import Refused
 from fourfold.methods.exemplars import herd
 from fourfold.methods.features import features
@@ -109,6 +110,32 @@ def test_one_step_of_icarl_by_hand() -> None:
         assert torch.allclose(p, before - 0.1 * g, atol=1e-6)
 
 
+def test_icarl_learns_a_class_that_comes_again_by_its_labels() -> None:
+    made = Bench("icarl", "recurring", benchmark=LINEAR, memory=20, setting_values={"contexts": 2})
+    made.learn(0)
+    made.learn(1)
+    before = made.parameters()
+    made.begin(2)
+    made.method.a_step = 0.0
+    observation = next(made.observations(2))
+    weight, bias = (p.requires_grad_() for p in before.values())
+    x = observation.inputs.flatten(1)
+    teacher = [p.detach().clone() for p in (weight, bias)]
+    wanted = (x @ teacher[0].T + teacher[1]).sigmoid()
+    again = observation.targets.unique()
+    assert again.tolist() == [label for label in range(10) if bool(made.method.old[label]) and label in again]
+    wanted[:, again] = F.one_hot(observation.targets, 10).float()[:, again]
+    losses = F.binary_cross_entropy_with_logits(x @ weight.T + bias, wanted, reduction="none")
+    total = losses[:, made.method.seen].sum(1).mean()
+    assert torch.allclose(made.method.observe(observation), total, atol=1e-5)
+
+
+def test_icarl_is_refused_where_contexts_share_their_outputs() -> None:
+    words = ["benchmark=digits", "setting=domain_incremental", "method=icarl"]
+    with pytest.raises(Refused, match=r"method icarl keeps each output as it was .* setting domain_incremental"):
+        compose(words)
+
+
 @pytest.mark.parametrize(("shared_by", "counts"), [("seen", [12, 6, 4, 3, 2]), ("all", [2, 2, 2, 2, 2])])
 def test_icarl_shares_its_memory_by_the_classes_seen_or_by_all(shared_by: str, counts: list[int]) -> None:
     made = Bench("icarl", "class_incremental", memory=24, shared_by=shared_by)
@@ -143,6 +170,14 @@ def test_gdumb_learns_from_its_balanced_memory_alone() -> None:
     made.method.train()
     assert same(before, made.parameters())  # a fresh network each time: what came before does not matter
     assert not made.method.stale
+
+
+def test_gdumb_is_offered_each_sample_once() -> None:
+    made = Bench("gdumb", "class_incremental", steps=60, memory=1000, passes=1)  # several passes
+    made.learn_all()
+    kept = made.method.memory.rows(torch.arange(len(made.method.memory)))["inputs"].flatten(1)
+    assert len(kept) == 300
+    assert len(kept.unique(dim=0)) == 300
 
 
 def test_the_autoencoders_loss_is_the_evidence_bound() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fourfold.benchmarks.interface import Term
 from learning import Bench, digits, same
@@ -93,6 +94,30 @@ def test_bgd_on_a_quadratic_is_its_closed_form() -> None:
         assert torch.allclose(d, deviation * ((1 + half**2).sqrt() - half), atol=1e-7)
 
 
+def shifted(rows: Tensor) -> Tensor:
+    """Less the mean of all weights, biases as they are."""
+    return torch.cat([rows[:, :-1] - rows[:, :-1].mean(), rows[:, -1:]], 1)
+
+
+def test_a_class_that_comes_alone_keeps_its_weights() -> None:
+    made = Bench("cwr", "class_incremental", setting_values={"contexts": 10})
+    for phase in range(3):
+        made.learn(phase)
+    rows, past = made.method.head.rows, made.method.head.past
+    assert int((past > 0).sum()) == 3
+    moved = rows[:, :-1].abs().sum(1) > 0
+    assert int(moved[past > 0].sum()) == 2, "the first class had no other to be told from"
+
+
+def test_cwr_leaves_running_statistics_of_the_layers_below_as_they_were() -> None:
+    made = Bench("cwr", "class_incremental", benchmark=digits(model="residual"))
+    made.learn(0)
+    before = {name: values.clone() for name, values in made.method.network.named_buffers()}
+    made.learn(1)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(values, before[name]) for name, values in made.method.network.named_buffers())
+
+
 def test_cwr_consolidates_by_hand_and_trains_the_layers_below_once() -> None:
     made = Bench("cwr", "domain_incremental")
     made.begin(0)
@@ -105,7 +130,7 @@ def test_cwr_consolidates_by_hand_and_trains_the_layers_below_once() -> None:
     weight, bias = list(made.parameters().values())[-2:]
     rows = torch.cat([weight, bias[:, None]], 1)
     made.end(0)
-    first = rows - rows.mean(0)
+    first = shifted(rows)
     assert torch.allclose(made.method.head.rows, first)  # nothing before: (0 * 0 + tw - mean) / (0 + 1)
     below = list(made.parameters().values())[:-2]
     made.begin(1)
@@ -120,8 +145,20 @@ def test_cwr_consolidates_by_hand_and_trains_the_layers_below_once() -> None:
     rows = torch.cat([weight, bias[:, None]], 1)
     made.end(1)
     share = (shown / again).sqrt()[:, None]
-    assert torch.allclose(made.method.head.rows, (first * share + rows - rows.mean(0)) / (share + 1), atol=1e-6)
+    assert torch.allclose(made.method.head.rows, (first * share + shifted(rows)) / (share + 1), atol=1e-6)
     assert same(list(made.parameters().values())[:-2], below)
+
+
+def test_ar1_without_strength_is_cwr_that_freezes_nothing() -> None:
+    found = []
+    for method, values in (("ar1", {"strength": 0.0}), ("cwr", {}), ("ar1", {"strength": 1000.0})):
+        made = Bench(method, "class_incremental", **values)
+        made.method.freezes = False
+        made.learn(0)
+        made.learn(1)
+        found.append(made.parameters())
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
 
 
 def test_ar1_goes_on_training_the_layers_below_and_cuts_their_importance() -> None:

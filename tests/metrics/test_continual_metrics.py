@@ -117,10 +117,19 @@ def test_contexts_that_come_back_count_as_seen_in_aaa_alone() -> None:
     assert continual.average_incremental_accuracy(matrix) is None
 
 
-def test_intransigence_is_what_joint_training_knows_better() -> None:
+def test_intransigence_is_what_training_on_all_so_far_knows_better() -> None:
+    cumulative = np.array([[0.1, 0.1, 0.1], [1.0, 0.1, 0.1], [0.9, 0.9, 0.1], [0.8, 0.8, 1.0]])
+    own = [R[k + 1, k] for k in range(3)]
+    assert continual.intransigence(R, cumulative) == pytest.approx((1.0 + 0.9 + 1.0 - sum(own)) / 3)
+    assert continual.intransigence(cumulative, cumulative) == 0
+    assert continual.intransigence(R, cumulative[:, :2]) is None
+
+
+def test_intransigence_is_told_apart_from_that_beside_joint_training() -> None:
     joint = np.array([[0.1, 0.1, 0.1], [0.95, 0.85, 0.90]])
-    assert continual.intransigence(R, joint) == pytest.approx((0.05 + 0.05 + 0.05) / 3)
-    assert continual.intransigence(R, joint[:, :2]) is None
+    assert continual.intransigence_joint(R, joint) == pytest.approx((0.05 + 0.05 + 0.05) / 3)
+    assert continual.intransigence_joint(R, joint[:, :2]) is None
+    assert continual.intransigence(R, joint) is None
 
 
 def test_classes_are_counted_over_contexts() -> None:

@@ -70,10 +70,10 @@ def test_as_csv_and_json(output: Path, capsys: Any) -> None:
 
 
 def test_intransigence_is_found_beside_joint_training(output: Path, capsys: Any) -> None:
-    _, out, _ = said(capsys, output, "--pivot", "method,setting", "--metric", "intransigence", "--csv")
+    _, out, _ = said(capsys, output, "--pivot", "method,setting", "--metric", "intransigence_joint", "--csv")
     rows = {(row["method"], row["setting"]): row for row in csv.DictReader(StringIO(out))}
     # joint's last row less the diagonal 0.9, 0.4 of seed 0; the other seeds have no joint cell beside them
-    assert float(rows["ewc", CLASS]["intransigence"]) == pytest.approx((0.05 + 0.55) / 2)
+    assert float(rows["ewc", CLASS]["intransigence_joint"]) == pytest.approx((0.05 + 0.55) / 2)
     assert rows["ewc", CLASS]["seeds"] == "1"
 
 

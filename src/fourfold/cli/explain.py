@@ -76,7 +76,7 @@ def _member_lines(members: list[Member]) -> list[str]:
     lines = []
     for member in members:
         verb = "grants" if member.axis == "setting" else "offers"
-        oracle = " (oracle: a bound, given all data at once)" if member.oracle else ""
+        oracle = " (oracle: a bound, given what others are not)" if member.oracle else ""
         lines.append(f"{member.axis} {member.name}{oracle}")
         if member.gives:
             lines.append(f"  {verb}  {', '.join(sorted(member.gives))}")

@@ -14,7 +14,7 @@ from fourfold.benchmarks.libraries import library
 from fourfold.errors import Refused, Unavailable, nearest
 from fourfold.experience import Experience, Run, Step
 from fourfold.hardware.engine import make_optimizer
-from fourfold.methods.interface import TOLD, Method
+from fourfold.methods.interface import Method
 from fourfold.randomness import seed_of
 from fourfold.settings.stream import Observation, View
 
@@ -46,7 +46,7 @@ class AvalancheStrategy(Method):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         _seed(run.seed, "setup")
-        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
+        self.task_outputs = view.task_outputs
         network = benchmark.network(run.seed, run.engine.device, outputs=view.outputs)
         self.network = network if self.task_outputs is None else _multi_task(network, self.task_outputs)
         self.pace = _pace()

@@ -116,7 +116,7 @@ class BiC(Finetune):
         with self.run.meter.phase("consolidation"):
             for observation in experience.sample(experience.samples, "offered", OFFER_BATCH):
                 held = self.is_held_out(observation.inputs)
-                group = buffers.group_of(observation, self.view.outputs)
+                group = buffers.group_of(observation, self.view)
                 offered = {**self._told(observation), "group": group}
                 for memory, rows in ((self.memory, ~held), (self.validation, held)):
                     if bool(rows.any()):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fourfold.errors import Refused
-from fourfold.settings.stream import Observation
+from fourfold.settings.stream import Observation, View
 
 OFFER_BATCH = 500  # samples of an ended context offered to a memory at once
 
@@ -155,8 +155,9 @@ class ByClass(Memory):
 class Balanced(ByClass):
     """Greedy balancing of the classes (GDumb; Prabhu, Torr & Dokania 2020).
 
-    A sample is taken while its class has less than size / classes; where all is full it replaces a random one of the
-    largest class. A class that has ``each`` samples takes no more, also while there is room.
+    Any sample is taken while there is room (the paper takes none beyond size / classes); where all is full, one whose
+    class has less than size / classes replaces a random one of the largest class. A class that has ``each`` samples
+    takes no more, also while there is room.
     """
 
     def __init__(self, size: int, generator: torch.Generator, each: int | None = None) -> None:
@@ -184,37 +185,43 @@ class Ring(ByClass):
 
     def __init__(self, size: int, generator: torch.Generator, classes: int) -> None:
         super().__init__(size, generator)
-        self.each = max(1, size // classes)
+        self.each = size // classes
 
     def _place(self, label: int, used: int) -> int | None:
         own = self.places_of.setdefault(label, [])
-        if len(own) < self.each and used < self.size:
-            own.append(used)
-        elif own:
-            own.append(own.pop(0))
-        else:
-            return None
+        own.append(used if len(own) < self.each else own.pop(0))
         return own[-1]
 
 
-def memory(storage: str, size: int, generator: torch.Generator, classes: int, each: int | None = None) -> Memory:
-    """reservoir | balanced | ring, of a size; ``classes`` is the number of outputs; ``each`` is for balanced ones.
+def memory(storage: str, size: int, generator: torch.Generator, view: View, each: int | None = None) -> Memory:
+    """reservoir | balanced | ring, of a size; ``each`` is for balanced ones.
 
-    Raises Refused for ``each`` with another.
+    Raises Refused for ``each`` with another, and for a ring that is too small for one sample of each class.
     """
     if each is not None and storage != "balanced":
         raise Refused(f"method.each={each}: method.storage={storage} does not count classes; choose balanced")
     if storage == "reservoir":
         return Reservoir(size, generator)
-    return Balanced(size, generator, each) if storage == "balanced" else Ring(size, generator, classes)
+    if storage == "balanced":
+        return Balanced(size, generator, each)
+    classes = groups_in(view)
+    if size < classes:
+        raise Refused(f"method.memory={size}: storage=ring needs a place for each of {classes} classes")
+    return Ring(size, generator, classes)
 
 
-def group_of(observation: Observation, outputs: int) -> Tensor:
-    """What a memory is balanced over, [batch]: the class within its task, where tasks are told, else the target.
+def groups_in(view: View) -> int:
+    """How many values ``group_of`` can have."""
+    told = view.tasks if "task_labels_train" in view.grants and "shared_outputs" in view.grants else None
+    return view.outputs * (told or 1)
 
-    Where tasks share their outputs, the targets alone would leave no room for later tasks.
+
+def group_of(observation: Observation, view: View) -> Tensor:
+    """What a memory is balanced over, [batch]: the target; where tasks that are told share their outputs, the target
+    within its task, since targets alone would leave no room for later tasks.
     """
-    return observation.task * outputs + observation.targets if "task" in observation else observation.targets
+    apart = "task" in observation and "shared_outputs" in view.grants
+    return observation.task * view.outputs + observation.targets if apart else observation.targets
 
 
 def stored_bytes(values: Tensor) -> int:

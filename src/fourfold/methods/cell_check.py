@@ -31,6 +31,16 @@ def samples_as_they_are(cell: Mapping[str, Any]) -> None:
         )
 
 
+def outputs_of_their_own(cell: Mapping[str, Any]) -> None:
+    """Raises Refused where contexts share their outputs, and the method learns what is new by outputs that are new."""
+    setting, method = cell["setting"], cell["method"]["name"]
+    if "shared_outputs" in setting["grants"]:
+        raise Refused(
+            f"method {method} keeps each output as it was once its class is past, and in setting {setting['name']} all "
+            "contexts share theirs; choose a setting with new classes: class_incremental, task_incremental"
+        )
+
+
 def plain_sequence(cell: Mapping[str, Any]) -> None:
     """Raises Refused where the model tells of connections around its layers, or that none of them is hidden."""
     model, method = cell["benchmark"]["model"] or {}, cell["method"]["name"]

@@ -1,6 +1,6 @@
 """Methods with a network for each task: separate networks and progressive networks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fourfold.benchmarks.interface import Benchmark, Term
 from fourfold.errors import Refused
+from fourfold.experience import Run
 from fourfold.methods.finetune import Finetune
 from fourfold.methods.gates import WEIGHTED, leaves, weighted_layers
 from fourfold.randomness import seed_of
@@ -94,9 +95,14 @@ def _adapter(layer: Any) -> nn.Module:
 
 
 class SeparateNetworks(Finetune):
-    """A network of its own for each task: nothing is forgotten, nothing is shared."""
+    """A network of its own for each task: nothing is forgotten, nothing is shared. A bound: it is told the tasks."""
 
     container: type[Columns] = Columns
+
+    def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
+        super().setup(benchmark, view, run, rule)
+        assert view.tasks is not None
+        self.begun = torch.zeros(view.tasks, dtype=torch.bool, device=self.device)
 
     def build_network(self, benchmark: Benchmark, view: View, device: torch.device) -> nn.Module:
         assert view.tasks is not None
@@ -108,7 +114,19 @@ class SeparateNetworks(Finetune):
 
     def terms(self, observation: Observation) -> Iterator[Term]:
         self.network.task = observation.task
+        self.begun[observation.task] = True
         yield from super().terms(observation)
+
+    def is_idle(self, name: str) -> bool:
+        kind, number = name.split(".")[:2]  # "columns.2.…" or "adapters.2_1_0.…"
+        return kind in ("columns", "adapters") and not bool(self.begun[int(number.split("_")[0])])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "begun": self.begun}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.begun.copy_(state["begun"])
 
     def predict(self, observation: Observation) -> Tensor:
         self.network.task = observation.task
@@ -118,7 +136,8 @@ class SeparateNetworks(Finetune):
 class PNN(SeparateNetworks):
     """Progressive neural networks (Rusu et al. 2016): a new column for each task, with adapters from all earlier ones.
 
-    Earlier columns are never trained again. All columns are there from the start; the adapters are linear.
+    Earlier columns are never trained again. All columns are there from the start, and count as held from their task
+    on; the adapters are linear.
     """
 
     container = Progressive

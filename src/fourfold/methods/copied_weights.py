@@ -19,8 +19,8 @@ class CopiedWeights:
     """The consolidated weights of a last layer, one row a class, beside those in training (Lomonaco et al. 2020).
 
     A context trains the layer from 0, for classes that it shows again from their consolidated rows. For each class j
-    shown: cw_j <- (cw_j w_j + tw_j - mean of tw over the classes shown) / (w_j + 1), w_j = sqrt(past_j / shown_j) with
-    the numbers of samples of the class before and in this context.
+    shown: cw_j <- (cw_j w_j + tw_j - m) / (w_j + 1), w_j = sqrt(past_j / shown_j) with the numbers of samples of the
+    class before and in this context; m, one number, is the mean of all weights of the classes shown (0 for biases).
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -44,9 +44,11 @@ class CopiedWeights:
     def consolidated(self) -> Tensor:
         """What the rows would be, if the context ended now: [outputs, features + 1], the bias last."""
         now = self.shown > 0
-        mean = (self._read() * now[:, None]).sum(0) / now.sum().clamp(min=1)
+        read = self._read()
+        weights = read[:, :-1]  # a view
+        weights -= (weights * now[:, None]).sum() / (now.sum().clamp(min=1) * weights.shape[1])
         weight = (self.past / self.shown.clamp(min=1)).sqrt()[:, None]
-        return torch.where(now[:, None], (self.rows * weight + self._read() - mean) / (weight + 1), self.rows)
+        return torch.where(now[:, None], (self.rows * weight + read) / (weight + 1), self.rows)
 
     def end(self) -> None:
         """Ends a context."""
@@ -76,6 +78,7 @@ class CWR(Finetune):
     """
 
     contexts_ended = 0
+    freezes = True  # the layers below the last, after the first context
     asks_first = True  # its steps are with another last layer
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
@@ -100,9 +103,17 @@ class CWR(Finetune):
         self._freeze()
 
     def _freeze(self) -> None:
-        if self.contexts_ended:
+        if self.contexts_ended and self.freezes:
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(name in self.names)
+            self.mode(self.network.training)
+
+    def mode(self, training: bool) -> None:
+        super().mode(training)
+        if self.contexts_ended and self.freezes:
+            for layer in self.network.modules():  # their statistics stay, too
+                if getattr(layer, "running_mean", None) is not None:
+                    layer.eval()
 
     def predict(self, observation: Observation) -> Tensor:
         rows = self.head.consolidated()
@@ -125,6 +136,8 @@ class AR1(SI, CWR):
     SI's importances are cut at ``largest``.
     """
 
+    freezes = False
+
     def __init__(self, strength: float, damping: float, largest: float) -> None:
         super().__init__(strength, damping, path_of="loss")
         self.largest = largest
@@ -142,6 +155,3 @@ class AR1(SI, CWR):
     def end_context(self, experience: Experience) -> None:
         SI.end_context(self, experience)
         self.head.end()
-
-    def _freeze(self) -> None:
-        """Nothing is frozen."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from fourfold.benchmarks.interface import Benchmark
 from fourfold.experience import Run
 from fourfold.methods.features import features_of_all
-from fourfold.methods.interface import TOLD, Method
+from fourfold.methods.interface import Method
 from fourfold.settings.stream import Observation, View
 
 
@@ -30,7 +30,7 @@ class SLDA(Method):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         self.view, self.device = view, run.engine.device
-        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
+        self.task_outputs = view.task_outputs
         if self.kind == "network":
             self.network = run.engine.network(lambda device: benchmark.network(run.seed, device, view.outputs))
         self.counts = torch.zeros(view.outputs, device=self.device)

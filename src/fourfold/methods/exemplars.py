@@ -44,10 +44,10 @@ class ICaRL(Finetune):
 
     Trains on the context's samples and all exemplars together, as many of these a step as their share of the union,
     with binary cross entropies summed over outputs: towards the targets for outputs that are new, towards what the
-    network said before (at a temperature) for those seen in earlier contexts. After a context, memory / classes
-    exemplars of each class are chosen by herding; the classes are those seen (the paper), or all that there will be
-    (van de Ven et al. 2022: as many a class from the beginning). A prediction is the class whose exemplars' mean is
-    nearest, in features of length 1.
+    network said before (at a temperature) for those seen in earlier contexts and not in this one. After a context,
+    memory / classes exemplars of each class are chosen by herding; the classes are those seen (the paper), or all
+    that there will be (van de Ven et al. 2022: as many a class from the beginning). A prediction is the class whose
+    exemplars' mean is nearest, in features of length 1.
     """
 
     def __init__(self, memory: int, shared_by: str, distill: bool, temperature: float) -> None:
@@ -66,6 +66,7 @@ class ICaRL(Finetune):
             )
         self.teacher = Teacher()
         self.old = torch.zeros(view.outputs, dtype=torch.bool, device=self.device)
+        self.shown = self.old.clone()  # in this context
         self.draw = run.generator("exemplars")
         self.means: Tensor | None = None
 
@@ -86,7 +87,8 @@ class ICaRL(Finetune):
         taught = None
         if self.distill and self.teacher.network is not None:
             taught = (self.teacher(both.inputs) / self.temperature).sigmoid()
-        seen, old = self.seen, self.old.clone()
+        self.shown[observation.targets] = True
+        seen, old = self.seen, self.old & ~self.shown  # a class that comes again is learned by its labels
 
         def binary(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
             wanted = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
@@ -127,6 +129,7 @@ class ICaRL(Finetune):
                 self.exemplars[label] = own[herd(F.normalize(features_of_all(self.network, own), dim=1), each)]
             self.teacher.take(self.network)
             self.old[list(self.exemplars)] = True
+            self.shown.zero_()
             self.means = None
 
     def predict(self, observation: Observation) -> Tensor:
@@ -147,6 +150,7 @@ class ICaRL(Finetune):
             "a_step": self.a_step,
             "teacher": self.teacher.state_dict(),
             "old": self.old,
+            "shown": self.shown,
             "draw": self.draw.get_state(),
         }
 
@@ -156,6 +160,7 @@ class ICaRL(Finetune):
         self.a_step = state["a_step"]
         self.teacher.load_state_dict(state["teacher"], self.network)
         self.old.copy_(state["old"])
+        self.shown.copy_(state["shown"])
         self.draw.set_state(state["draw"])
         self.means = None
 
@@ -163,9 +168,10 @@ class ICaRL(Finetune):
 class GDumb(Finetune):
     """GDumb (Prabhu, Torr & Dokania 2020): greedily keeps a balanced memory, and trains on nothing else, when asked.
 
-    Before a prediction a fresh network is trained on the memory: ``passes`` passes of SGD with momentum 0.9, gradients
-    cut to length ``clip``, the rate falling from ``learning_rate`` to ``last_rate`` along a cosine. Where boundaries
-    are told this is done as a context ends, so that its time counts as learning. CutMix is not used.
+    Each sample is offered to the memory once, in the first pass. Before a prediction a fresh network is trained on it:
+    ``passes`` passes of SGD with momentum 0.9, gradients cut to length ``clip``, the rate falling from
+    ``learning_rate`` to ``last_rate`` along a cosine. Where boundaries are told this is done as a context ends, so
+    that its time counts as learning. CutMix is not used.
     """
 
     def __init__(
@@ -177,20 +183,32 @@ class GDumb(Finetune):
         self.rates = (learning_rate, last_rate)
         self.clip = clip
         self.stale = False  # whether the memory has changed since the network was trained
+        self.experience = -1  # the number of the one being learned
+        self.left = math.inf  # its samples that were not offered yet
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
         self.memory = buffers.Balanced(self.memory_size, run.generator("memory"))
         self.fresh = {name: values.clone() for name, values in self.network.state_dict().items()}
 
+    def learn(self, experience: Experience, run: Run) -> None:
+        if experience.number != self.experience:
+            self.experience, self.left = experience.number, experience.samples / run.engine.parts or math.inf
+        super().learn(experience, run)
+
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         if self.seen is not None:
             self.seen[observation.targets] = True
+        if self.left > 0:
+            self._offer(observation)
+            self.left -= len(observation.targets)
+        return None
+
+    def _offer(self, observation: Observation) -> None:
         kept = {"inputs": observation.inputs, "targets": observation.targets}
-        kept["group"] = buffers.group_of(observation, self.view.outputs)
+        kept["group"] = buffers.group_of(observation, self.view)
         self.memory.add(**kept, **({"task": observation.task} if self.task_outputs is not None else {}))
         self.stale = True
-        return None
 
     def end_context(self, experience: Experience) -> None:
         with self.run.meter.phase("consolidation"):
@@ -229,9 +247,10 @@ class GDumb(Finetune):
             optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "memory": self.memory.state_dict(), "stale": self.stale}
+        own = {name: getattr(self, name) for name in ("stale", "experience", "left")}
+        return {**super().state_dict(), "memory": self.memory.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.memory.load_state_dict(state["memory"])
-        self.stale = state["stale"]
+        self.stale, self.experience, self.left = state["stale"], state["experience"], state["left"]

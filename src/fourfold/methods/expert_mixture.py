@@ -15,7 +15,7 @@ from fourfold.errors import Refused
 from fourfold.experience import Run
 from fourfold.methods.buffers import stored_bytes
 from fourfold.methods.generative import decoder, drawn, evidence_bound
-from fourfold.methods.interface import TOLD, Method
+from fourfold.methods.interface import Method
 from fourfold.randomness import seed_of
 from fourfold.settings.stream import Observation, View
 
@@ -140,7 +140,7 @@ class CNDPM(Method):
         self.numbers: list[int] = []  # samples of each expert
         self.waiting: dict[str, Tensor] = {}
         self.noise = run.generator("noise")
-        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
+        self.task_outputs = view.task_outputs
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
         inputs, targets = observation.inputs, observation.targets

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from fourfold.benchmarks.interface import Benchmark, LossOf, Term
 from fourfold.errors import Refused
 from fourfold.experience import Run
-from fourfold.methods.interface import TOLD, Method
+from fourfold.methods.interface import Method
 from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
@@ -40,7 +40,7 @@ class Finetune(Method):
         groups = self.objective.groups(self.network)
         self.optimizers = {name: run.engine.optimizer(own, run.recipe.optimizer) for name, own in groups.items()}
         rule.prepare(self.network)
-        self.task_outputs = view.task_outputs if view.grants >= TOLD else None
+        self.task_outputs = view.task_outputs
         if self.task_outputs is not None and run.recipe.accumulate > 1:
             raise Refused(f"accumulate={run.recipe.accumulate}: not where each sample's task says what it can be")
         arriving = "classification" in benchmark.facts and not view.grants & {"stationary", "shared_outputs"}

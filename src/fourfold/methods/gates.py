@@ -178,8 +178,8 @@ class HAT(Finetune):
         return loss
 
     def terms(self, observation: Observation) -> Iterator[Term]:
-        share = (self.steps % self.a_pass) / max(1, self.a_pass - 1)
-        self.slope = 1 / self.steepness + (self.steepness - 1 / self.steepness) * min(1.0, share)
+        share = (self.steps % self.a_pass) / (self.a_pass - 1) if self.a_pass > 1 else 1.0
+        self.slope = 1 / self.steepness + (self.steepness - 1 / self.steepness) * share
         for gate in self.gates:
             gate.factors = torch.sigmoid(self.slope * gate.embedding[observation.task])
         mask = self.mask(observation)

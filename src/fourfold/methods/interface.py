@@ -14,9 +14,6 @@ from fourfold.methods.buffers import Memory, stored_bytes
 from fourfold.settings.protocols import judged
 from fourfold.settings.stream import Observation, View
 
-# With these a learner may tell by a sample's task which outputs it can have; a label in training alone says nothing.
-TOLD = frozenset({"task_labels_train", "task_labels_test"})
-
 
 class Method:
     """A learning algorithm. The default ``learn`` drives ``observe``; one with a loop of its own overrides ``learn``
@@ -26,9 +23,7 @@ class Method:
 
     judged = True
     asks_first = False
-    task_outputs: Tensor | None = (
-        None  # [tasks, outputs]: those of each task, where its samples say which task they are
-    )
+    task_outputs: Tensor | None = None  # [tasks, outputs]: the view's
 
     @property
     def outputs_before(self) -> Tensor | None:
@@ -61,7 +56,8 @@ class Method:
         for step in experience:
             if experience.prequential:
                 prediction = self.predict(step.observation)
-                run.judge(step, judged(prediction, self.mask(step.observation)))
+                if step.fresh:
+                    run.judge(step, judged(prediction, self.mask(step.observation)))
                 loss = self.observe(step.reveal(), prediction)
             elif step.fresh and self.asks_first and "classification" in run.benchmark.facts:
                 with torch.no_grad(), run.meter.phase("judge"):
@@ -110,6 +106,10 @@ class Method:
     def sample_bytes(self) -> int | None:
         """Bytes of past samples that it keeps; None where that is not known."""
         return sum(map(_bytes_of, vars(self).values()))
+
+    def is_idle(self, name: str) -> bool:
+        """Whether a parameter of its network waits for a task that has not come; it does not count as held yet."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning has changed."""

@@ -31,7 +31,7 @@ class AGEM(Finetune):
 
     def setup(self, benchmark: Benchmark, view: View, run: Run, rule: Any) -> None:
         super().setup(benchmark, view, run, rule)
-        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("memory"), view.outputs, self.each)
+        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("memory"), view, self.each)
         self.reference: Mapping[str, Tensor] | None = None
 
     def observe(self, observation: Observation, prediction: Tensor | None = None) -> Tensor | None:
@@ -56,7 +56,7 @@ class AGEM(Finetune):
     def end_context(self, experience: Experience) -> None:
         for observation in experience.sample(experience.samples, "offered", buffers.OFFER_BATCH):
             kept = {"inputs": observation.inputs, "targets": observation.targets}
-            kept["group"] = buffers.group_of(observation, self.view.outputs)
+            kept["group"] = buffers.group_of(observation, self.view)
             self.memory.add(**kept, **({"task": observation.task} if self.task_outputs is not None else {}))
 
     def state_dict(self) -> dict[str, Any]:

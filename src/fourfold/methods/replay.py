@@ -44,9 +44,7 @@ class Replay(Finetune):
             raise Refused(f"method.storage={self.storage}: {benchmark.name} has no classes; choose reservoir")
         if self.filled == "contexts" and "boundaries_train" not in view.grants:
             raise Refused("method.filled=contexts: this setting does not tell when a context ends; choose steps")
-        self.memory = buffers.memory(
-            self.storage, self.memory_size, run.generator("reservoir"), view.outputs, self.each
-        )
+        self.memory = buffers.memory(self.storage, self.memory_size, run.generator("reservoir"), view, self.each)
 
     def begin_context(self, number: int) -> None:
         self.contexts_begun += 1
@@ -91,7 +89,7 @@ class Replay(Finetune):
         """Offers a batch to the memory."""
         told = self.told(observation)
         if self.storage != "reservoir":  # which does not ask for classes; text has none
-            told["group"] = buffers.group_of(observation, self.view.outputs)
+            told["group"] = buffers.group_of(observation, self.view)
         self.memory.add(**told)
 
     def weights(self) -> tuple[float, float]:
@@ -154,7 +152,7 @@ class DarkReplay(Replay):
         for term in self.objective.terms(self.network, both):
             yield Term(term.group, term.inputs, term.targets, self._loss_of(term.loss_of, mask, logits, count))
         assert self.outputs is not None
-        group = buffers.group_of(observation, self.view.outputs)
+        group = buffers.group_of(observation, self.view)
         self.memory.add(**self.told(observation), logits=self.outputs, group=group)
         self.outputs = None
 

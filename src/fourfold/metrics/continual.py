@@ -202,11 +202,18 @@ def class_accuracies(evaluations: Iterable[Mapping[str, Any]]) -> dict[int, floa
     return {label: right / samples for label, (right, samples) in sorted(counts.items())}
 
 
-def intransigence(matrix: Matrix, joint: Matrix) -> float | None:
-    """(1/T) sum_k (a*_k - R[k, k]), a*_k of a model trained on all contexts at once (Chaudhry et al. 2018).
+def intransigence(matrix: Matrix, cumulative: Matrix) -> float | None:
+    """(1/T) sum_k (a*_k - R[k, k]), a*_k of a model trained on contexts 1 to k at once (Chaudhry et al. 2018).
 
-    joint: that model's matrix, of the same contexts; its last row counts.
+    cumulative: that model's matrix, of the same contexts; its diagonal counts.
     """
+    if not _one_by_one(matrix) or not _one_by_one(cumulative) or cumulative.shape != matrix.shape:
+        return None
+    return _mean(_diagonal(cumulative) - _diagonal(matrix))
+
+
+def intransigence_joint(matrix: Matrix, joint: Matrix) -> float | None:
+    """The same with a*_k of a model trained on all contexts at once, those after k too: its last row counts."""
     if not _one_by_one(matrix) or len(joint) < 2 or joint.shape[1] != matrix.shape[1]:
         return None
     return _mean(joint[-1] - _diagonal(matrix))

@@ -55,7 +55,7 @@ def facts_of(cell: Mapping[str, Any], recipe: Recipe) -> Facts:
     """The traced step of a cell. Only as much data is made as one step draws."""
     less = replace(recipe, data=enough_data(recipe))
     benchmark = benchmarks.build(cell, less)
-    return trace(cell, less, benchmark, streams.build(cell["setting"], benchmark, cell["seed"]))
+    return trace(cell, less, benchmark, streams.build(cell["setting"], benchmark, cell["seed"], cell["method"]))
 
 
 def enough_data(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Figures of a cell that compare it with others of its sweep, or that are too many for every table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fourfold import errors
@@ -12,7 +12,8 @@ from fourfold.report.read import Cell
 _FLOPS = "it needs measure.flops=on, one process, and several contexts learned one by one"
 # What a cell must have been run with, or beside, for figures that not all have.
 NEEDED = {
-    "intransigence": "it compares with method=joint in the same sweep",
+    "intransigence": "it compares with method=cumulative in the same sweep",
+    "intransigence_joint": "it compares with method=joint in the same sweep",
     "cl_score_clvision2020": "it needs measure.period= a number, and accuracies of several contexts",
     "cl_score_diaz": _FLOPS,
     "cl_stability_diaz": f"{_FLOPS}, of two seeds or more",
@@ -21,9 +22,11 @@ NEEDED = {
 
 
 def with_comparisons(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, with ``intransigence``, ``cl_score_clvision2020``, ``cl_stability_diaz`` and ``class_accuracy_LABEL``
-    where there are any."""
-    return _with_stability(_with_clvision([_with_classes(cell) for cell in _with_intransigence(cells)]))
+    """The cells, with ``intransigence``, ``intransigence_joint``, ``cl_score_clvision2020``, ``cl_stability_diaz`` and
+    ``class_accuracy_LABEL`` where there are any."""
+    found = _beside_bound(cells, "cumulative", "intransigence", continual.intransigence)
+    found = _beside_bound(found, "joint", "intransigence_joint", continual.intransigence_joint)
+    return _with_stability(_with_clvision([_with_classes(cell) for cell in found]))
 
 
 def _with_stability(cells: Sequence[Cell]) -> list[Cell]:
@@ -69,19 +72,21 @@ def _problem_of(cell: Cell) -> tuple[str, ...]:
     return tuple(str(cell.record.axes.get(axis)) for axis in ("benchmark", "setting", "hardware"))
 
 
-def _with_intransigence(cells: Sequence[Cell]) -> list[Cell]:
-    """``intransigence`` for cells beside which joint training ran on the same contexts."""
-    joint = {
+def _beside_bound(
+    cells: Sequence[Cell], bound: str, name: str, figure: Callable[[continual.Matrix, continual.Matrix], float | None]
+) -> list[Cell]:
+    """The figure, under its name, for cells beside which a bound ran on the same contexts."""
+    bounds = {
         _contexts_of(cell): continual.accuracy_matrix(cell.record.evaluations)
         for cell in cells
-        if cell.record is not None and cell.state == errors.DONE and cell.record.axes.get("method") == "joint"
+        if cell.record is not None and cell.state == errors.DONE and cell.record.axes.get("method") == bound
     }
     found = []
     for cell in cells:
-        reference = None if cell.record is None or cell.record.oracle else joint.get(_contexts_of(cell))
+        reference = None if cell.record is None or cell.record.oracle else bounds.get(_contexts_of(cell))
         if reference is not None and cell.record is not None and cell.state == errors.DONE:
-            value = continual.intransigence(continual.accuracy_matrix(cell.record.evaluations), reference)
-            cell = cell if value is None else replace(cell, numbers={**cell.numbers, "intransigence": value})
+            value = figure(continual.accuracy_matrix(cell.record.evaluations), reference)
+            cell = cell if value is None else replace(cell, numbers={**cell.numbers, name: value})
         found.append(cell)
     return found
 

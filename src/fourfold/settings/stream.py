@@ -12,6 +12,9 @@ from fourfold.errors import FourfoldError
 from fourfold.members import parameters, target
 from fourfold.randomness import generator
 
+# With these a learner may tell by a sample's task which outputs it can have; a label in training alone says nothing.
+TOLD = frozenset({"task_labels_train", "task_labels_test"})
+
 
 class Hidden(FourfoldError):
     """A method asked for what the setting does not tell."""
@@ -123,9 +126,9 @@ class Stream:
 
     def view(self, device: torch.device) -> "View":
         """What a method may know of the stream before it starts."""
-        labelled = self.grants & {"task_labels_train", "task_labels_test"}
+        labelled = self.grants & TOLD
         apart = any(context.outputs is not None and len(context.outputs) < self.outputs for context in self.contexts)
-        told = self.task_outputs(device) if labelled and apart else None
+        told = self.task_outputs(device) if labelled >= TOLD and apart else None
         tasks = len(self.contexts) if labelled else None
         return View(self.grants, self.outputs, told, tasks, self.active_outputs == "all")
 
@@ -145,7 +148,8 @@ class Stream:
 @dataclass(frozen=True)
 class View:
     """What a method is told before it starts: what the setting grants, the size of a prediction; where tasks are
-    labelled, how many there are, and, if they differ in them, which outputs each can have [contexts, outputs].
+    labelled, how many there are, and, if they are at test, too, and differ in them, which outputs each can have
+    [contexts, outputs].
 
     all_active: outputs of classes that have not come yet take part in losses and predictions.
     """
@@ -188,10 +192,12 @@ def steps_in_a_pass(phase: Phase, size: int) -> int:
     return 1 if phase.indices is None else -(-len(phase.indices) // size)
 
 
-def build(node: Mapping[str, Any], benchmark: Any, seed: int) -> Stream:
-    """The stream that a setting's configuration makes of a benchmark."""
+def build(node: Mapping[str, Any], benchmark: Any, seed: int, method: Mapping[str, Any] | None = None) -> Stream:
+    """The stream that a setting's configuration makes of a benchmark; it tells a method that needs ``true_tasks``, a
+    bound, the task of each sample, whatever the setting tells."""
     own = parameters(node, "setting")
-    return target(node)(benchmark, frozenset(node["grants"]), tuple(node["protocol"]), seed, **own)
+    grants = frozenset(node["grants"]) | (TOLD if method and "true_tasks" in method["needs"] else frozenset())
+    return target(node)(benchmark, grants, tuple(node["protocol"]), seed, **own)
 
 
 def first_contexts(stream: Stream, count: int) -> Stream:
