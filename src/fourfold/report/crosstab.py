@@ -125,7 +125,7 @@ def pivot_text(sweep: Sweep, axes: tuple[str, str], metric: str, width: int, col
         if any((entry.summary or Summary(0, None, None, None, 0)).count > 1 for entry in table.entries.values()):
             console.print("±: half of the 95 % interval over seeds; in brackets how many, where not all have as many")
         if any(row.endswith(ORACLE_MARK) for row in table.rows):
-            console.print(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
+            console.print(f"{ORACLE_MARK} a bound: it is given what others are not")
         if any(entry.projected for entry in table.entries.values()):
             console.print(f"{PROJECTED_MARK} projected, not measured")
         for reason, mark in notes.items():

@@ -384,7 +384,7 @@ def _notes(rows: Sequence[Group], dropped: list[str]) -> list[str]:
     if len(batches) > 1:
         notes.append(f"batch sizes of more than one kind: {', '.join(sorted(batches))}")
     if any(row.oracle for row in rows):
-        notes.append(f"{ORACLE_MARK} a bound: it is given the data of all contexts at once")
+        notes.append(f"{ORACLE_MARK} a bound: it is given what others are not")
     unmeasured = sorted({row.evidence for row in rows} - {"measured", ""})
     if unmeasured:
         notes.append(f"({' / '.join(unmeasured)}): not measured on that device")
