@@ -195,7 +195,8 @@ class AGEM(Finetune):
         (sum(losses, torch.zeros(())) / len(losses)).backward()
         old = [gradient.clone() for gradient in self.gradients()]
         along = sum(float((a * b).sum()) for a, b in zip(new, old, strict=True))
-        share = min(0.0, along) / sum(float(b.square().sum()) for b in old)
+        square = sum(float(b.square().sum()) for b in old)  # 0 where all that is remembered is certain
+        share = min(0.0, along) / square if square else 0.0
         for gradient, a, b in zip(self.gradients(), new, old, strict=True):
             gradient.copy_(a - share * b)
 
