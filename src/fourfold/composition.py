@@ -135,11 +135,12 @@ def check_cell(cell: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
 
 def choices_of(config: DictConfig) -> tuple[str, ...]:
-    """The choices of groups that a configuration was composed from, and where they were searched, as overrides."""
+    """The choices of groups that a configuration was composed from but tuned values, and where they were searched."""
     chosen = config.hydra.runtime.choices
     groups = [group for group in chosen if not group.startswith(("hydra/", "tuned"))]
     searched = [override for override in config.hydra.overrides.hydra if "hydra.searchpath" in override]
-    return (*(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None), *searched)
+    untuned = ("tuned=off", "tuned/rule=off")  # a tuned value is of a type that the method may have others of: null
+    return (*(f"{group}={chosen[group]}" for group in groups if chosen[group] is not None), *untuned, *searched)
 
 
 def _only_choices(config: DictConfig) -> bool:

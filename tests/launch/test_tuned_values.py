@@ -56,6 +56,18 @@ def test_the_words_say_which_values_were_taken() -> None:
         assert with_tuned(untouched) == untouched
 
 
+@pytest.mark.parametrize("words", [["tuned=off", "until.steps=10"], ["method.each=null"]])
+def test_a_tuned_value_can_be_taken_back(words: list[str]) -> None:
+    cell = compose(["benchmark=fashion_mnist", "setting=class_incremental", "method=replay", *words])
+    assert cell.method.each is None
+
+
+def test_a_sweep_takes_a_tuned_value_back(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmark=fashion_mnist", "setting=class_incremental", "method=replay", "method.each=null,50"]
+    assert shell(*words, "dry_run=true") == 0
+    assert "2 of 2 cells would run" in capsys.readouterr().out
+
+
 def test_a_setting_with_two_names_has_the_same_values_under_both() -> None:
     strengths = [
         compose(["benchmark=mnist", f"setting={setting}", "method=ewc"]).method.strength

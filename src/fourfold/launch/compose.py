@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fourfold import composition
-from fourfold.errors import Refused
+from fourfold.errors import NotApplicable, Refused
 
 SCALARS = (str, int, float, bool, type(None))
 NAME = "${fourfold_cell:}"
@@ -166,7 +166,8 @@ class _Template:
             raise _NotShared("hydra.sweep.subdir")
 
     def with_values(self, values: Sequence[Override]) -> Composed | None:
-        """The checked cell with these values; None where one of the keys is no leaf of the configuration."""
+        """The checked cell with these values; None where one of the keys is no leaf of the configuration, or a value is
+        not of its type, which may be that of a tuned value: composing in full knows."""
         nodes = [_leaf(self.config, value.key_or_group) for value in values]
         if any(node is None for node in nodes):
             return None
@@ -183,7 +184,12 @@ class _Template:
         finally:
             for node, was in reversed(list(zip(nodes, before, strict=True))):
                 node._set_value(was)
-        composition.check_cell(cell, self.base)
+        try:
+            composition.check_cell(cell, self.base)
+        except NotApplicable:
+            raise
+        except Refused:
+            return None
         return Composed(cell, self.hydra, self.subdir.replace(NAME, composition.cell_name(cell)), self.first)
 
 
