@@ -64,7 +64,7 @@ def test_a_tuned_value_can_be_taken_back(words: list[str]) -> None:
 
 def test_a_sweep_takes_a_tuned_value_back(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["benchmark=fashion_mnist", "setting=class_incremental", "method=replay", "method.each=null,50"]
-    assert shell(*words, "dry_run=true") == 0
+    assert shell("-m", *words, "dry_run=true") == 0
     assert "2 of 2 cells would run" in capsys.readouterr().out
 
 
